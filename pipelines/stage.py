@@ -1,0 +1,47 @@
+"""What every step of the graph promises.
+
+A stage maps a list of records to a list of records (`operators/records.py`). It is built once, where it will run, and
+knows nothing of its neighbours, of queues or of Ray. A batch may hold frames of several streams; the frames of one
+stream come in order. What comes out need not be as long as what went in: a stage may hold frames back.
+
+A stage that remembers is a `StreamStage`. All frames of one stream reach the same instance. Its calls come so:
+
+    open(stream) ─► batches ... ─► close(stream)
+                      └─ snapshot(stream) at any time between two batches
+    restore(stream, state) stands in for open(stream), in the same instance or in another one
+
+This room is enough for all four systems: CrossVIS remembers in `associate`, TLTM (previous pyramid) and IAI (identity
+memory) inside `heads` and on its device, CiCo holds a window of frames back and gives the last one out on `close`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar, runtime_checkable
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+
+
+class Stage(Protocol[In, Out]):
+    """One step: a batch in, a batch out. An empty batch gives an empty batch."""
+
+    def __call__(self, batch: list[In]) -> list[Out]: ...
+
+
+@runtime_checkable
+class StreamStage(Protocol[In, Out]):
+    """A step that remembers, in memory that is bounded for an endless stream."""
+
+    def __call__(self, batch: list[In]) -> list[Out]: ...
+
+    def open(self, stream: str) -> None:
+        """A stream begins: nothing is remembered of it. Opening an open stream is an error."""
+
+    def snapshot(self, stream: str) -> bytes:
+        """The state as it stands after the last batch returned. Never pickled code: plain arrays and numbers."""
+
+    def restore(self, stream: str, state: bytes) -> None:
+        """Take up where `snapshot` was taken: the next batch gives what it would have given there."""
+
+    def close(self, stream: str) -> list[Out]:
+        """Give out what was held back, in order, then forget the stream. Closing a closed stream gives []."""
