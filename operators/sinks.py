@@ -1,0 +1,357 @@
+"""Step 8: where the results of one stream end, a class for each kind of output.
+
+In:     FrameTracks and FrameFaults of one stream, in order, then its StreamEnd, or none where the run was cut
+Out:    files in DIR/<source name>/, see SINKS; those of an earlier run are replaced
+State:  open files; `ytvis` holds the video's masks as RLE (formats.VideoTracks), `video` one decoded frame ahead
+Limits: a cut run leaves whole JSONL lines, a video that plays, whole PNGs, and results.json of the frames so far
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from operators.draw import draw_tracks, letterbox
+from operators.errors import ConfigError, StageError, did_you_mean
+from operators.formats import (
+    MAX_INDEX,
+    Categories,
+    CategoryRule,
+    VideoTracks,
+    davis_palette,
+    fault_line,
+    label_map,
+    replacing,
+    track_line,
+    write_results,
+)
+from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
+from operators.sources import Source
+from operators.video_writer import VideoWriter
+
+
+class SinkKind(NamedTuple):
+    file: str
+    """What it writes, inside the folder of the source."""
+    help: str
+
+
+SINKS = {
+    "jsonl": SinkKind("tracks.jsonl", "a line of JSON a frame: track ids, classes, scores, boxes, masks as RLE"),
+    "ytvis": SinkKind("results.json", "YouTube-VIS results, an entry a track, as the evaluation server takes them"),
+    "video": SinkKind("overlay.mp4", "the video with masks, outlines, boxes and labels in the tracks' colours"),
+    "masks": SinkKind("masks", "a DAVIS palette PNG a frame, its value track id + 1 where the track is"),
+}
+
+FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
+"""The frames of a source, decoded anew: large as they are, they do not travel through the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkConfig:
+    min_score: float = 0.3
+    """Tracks of a lower score in a frame are left out of `video` and `masks`, 0..1. Higher: calmer pictures, in which
+    weak but true detections are absent too. `jsonl` and `ytvis` always hold all."""
+    alpha: float = 0.45
+    """How far masks cover the picture in `video`, 0..1. Higher: masks are seen better, the objects under them less."""
+    category: CategoryRule = "first"
+    """Class of a whole track in `ytvis`: that of its first record, or of most of them ("majority")."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_score", "alpha"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+
+
+class Sink(Protocol):
+    """One output of one stream. Frames come in order, each by `write` or by `fault`; `close` comes last.
+
+    Raises StageError where a file cannot be written (a full disk, say); what was written before stays valid.
+    """
+
+    path: Path
+
+    def write(self, tracks: FrameTracks) -> None: ...
+
+    def fault(self, fault: FrameFault) -> None: ...
+
+    def close(self, end: StreamEnd | None) -> None:
+        """Finish the files; None says that the run was cut. A second call does nothing."""
+
+    def summary(self) -> str:
+        """What was written, in a few words, and what had to be left out."""
+
+
+def open_sinks(
+    directory: Path | str,
+    kinds: Sequence[str],
+    source: Source,
+    categories: Categories,
+    *,
+    frames: Callable[[Source], FrameStream],
+    config: SinkConfig | None = None,
+    number: int = 1,
+) -> list[Sink]:
+    """A sink for each of `kinds`, in `directory`/<source name>/, which is made; no kinds give [].
+
+    frames   opens the source once more, from its start; called for "video" alone
+    number   the running number of the source: its video_id in results.json, unless the source has one
+
+    Raises ConfigError for an unknown kind, or a folder or file that cannot be made.
+    """
+    for kind in kinds:
+        if kind not in SINKS:
+            raise ConfigError(f"--save {','.join(kinds)}: no output is called '{kind}'.{did_you_mean(kind, SINKS)}")
+    config = config or SinkConfig()
+    folder = Path(directory, source.name)
+    if not folder.resolve().is_relative_to(Path(directory).resolve()):
+        raise ConfigError(f"source '{source.name}': its outputs would lie outside of {directory}. Rename the source.")
+    video_id = number if source.video_id is None else source.video_id
+    make: dict[str, Callable[[Path], Sink]] = {
+        "jsonl": lambda path: JsonlSink(path, categories),
+        "ytvis": lambda path: ResultsSink(path, categories, video_id, category=config.category),
+        "video": lambda path: OverlaySink(path, frames(source), categories, fps=source.fps, config=config),
+        "masks": lambda path: MasksSink(path, min_score=config.min_score),
+    }
+    sinks: list[Sink] = []
+    with ExitStack() as undo:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for kind in dict.fromkeys(kinds):
+                sinks.append(make[kind](folder / SINKS[kind].file))
+                undo.callback(sinks[-1].close, None)
+        except OSError as error:
+            raise ConfigError(f"{folder}: outputs cannot be written there: {error.strerror or error}.") from error
+        undo.pop_all()
+    return sinks
+
+
+class JsonlSink:
+    """tracks.jsonl: a line a frame, faulty ones included, on the disk as soon as it is known."""
+
+    def __init__(self, path: Path, categories: Categories) -> None:
+        self.path = path
+        self._categories = categories
+        self._num_lines = 0
+        self._file = path.open("wb", buffering=0)
+
+    def write(self, tracks: FrameTracks) -> None:
+        self._append(track_line(tracks, self._categories), tracks)
+
+    def fault(self, fault: FrameFault) -> None:
+        self._append(fault_line(fault), fault)
+
+    def close(self, end: StreamEnd | None) -> None:
+        self._file.close()
+
+    def summary(self) -> str:
+        return _counted(self._num_lines, "line")
+
+    def _append(self, line: str, record: FrameTracks | FrameFault) -> None:
+        # One call of the operating system a line: a kill between two calls leaves whole lines.
+        data, start = line.encode("ascii"), self._file.tell()
+        with _writing(self.path, record):
+            if (written := self._file.write(data)) != len(data):
+                self._file.truncate(start)
+                self._file.seek(start)
+                raise OSError(f"only {written} of {len(data)} bytes of a line were taken; is the disk full?")
+        self._num_lines += 1
+
+
+class ResultsSink:
+    """results.json: the whole video's tracks, written at the end; of a cut run, those of the frames so far."""
+
+    def __init__(self, path: Path, categories: Categories, video_id: int, *, category: CategoryRule = "first") -> None:
+        self.path = path
+        self._categories, self._video_id, self._category = categories, video_id, category
+        self._tracks = VideoTracks()
+        self._closed = False
+        path.unlink(missing_ok=True)  # killed half-way, this run shall not leave the results of the one before
+
+    def write(self, tracks: FrameTracks) -> None:
+        self._tracks.add(tracks)
+
+    def fault(self, fault: FrameFault) -> None:
+        self._tracks.skip(fault.info)
+
+    def close(self, end: StreamEnd | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        num_frames = None if end is None else end.num_frames
+        with _writing(self.path, None):
+            write_results(self.path, self._tracks.results(self._video_id, self._categories, num_frames, self._category))
+
+    def summary(self) -> str:
+        return f"{_counted(len(self._tracks), 'track')} over {_counted(self._tracks.num_frames, 'frame')}"
+
+
+class MasksSink:
+    """masks/00000.png and on: label maps in the colours of DAVIS, each written whole or not at all.
+
+    A faulty frame has an empty map of its own size, or of the last known one; before any size is known it waits.
+    """
+
+    def __init__(self, path: Path, *, min_score: float = 0.3) -> None:
+        self.path = path
+        self._min_score = min_score
+        self._palette = davis_palette().tobytes()
+        self._num_written = 0
+        self._waiting: list[FrameFault] = []
+        self._size: tuple[int, int] | None = None
+        self._dropped: set[int] = set()  # one number a track that did not fit
+        path.mkdir(exist_ok=True)
+        for old in path.iterdir():
+            if re.fullmatch(r"\d{5,}\.png|\.\d{5,}\.png\.part", old.name):
+                old.unlink()
+
+    def write(self, tracks: FrameTracks) -> None:
+        labels, dropped = label_map(tracks, self._min_score)
+        self._dropped.update(dropped)
+        self._size = labels.shape
+        self._write_waiting()
+        self._save(labels, tracks)
+
+    def fault(self, fault: FrameFault) -> None:
+        self._waiting.append(fault)
+        if fault.info.height and fault.info.width:
+            self._size = fault.info.height, fault.info.width
+        if self._size:
+            self._write_waiting()
+
+    def close(self, end: StreamEnd | None) -> None:
+        """Every map is on the disk already."""
+
+    def summary(self) -> str:
+        text = _counted(self._num_written, "label map")
+        if self._dropped:
+            text += f", {_counted(len(self._dropped), 'track')} left out: a map holds the ids 0 to {MAX_INDEX - 1}"
+        if self._waiting:
+            text += f", none for {_counted(len(self._waiting), 'faulty frame')}: the size is not known"
+        return text
+
+    def _write_waiting(self) -> None:
+        for fault in self._waiting:
+            self._save(np.zeros(self._size, np.uint8), fault)
+        self._waiting.clear()
+
+    def _save(self, labels: np.ndarray, record: FrameTracks | FrameFault) -> None:
+        picture = Image.fromarray(labels)
+        picture.putpalette(self._palette)
+        path = self.path / f"{record.info.index:05d}.png"
+        with _writing(path, record), replacing(path) as part:
+            picture.save(part, format="PNG")
+        self._num_written += 1
+
+
+class OverlaySink:
+    """overlay.mp4: the source's own frames, read once more, with what was found drawn in, at their own times.
+
+    A frame that decodes but has no result is shown as it is; one that does not decode is left out. Frames of another
+    size than the first are fitted into that. `fps` is the rate in the file's header when there is one frame alone.
+    """
+
+    def __init__(
+        self, path: Path, frames: FrameStream, categories: Categories, *, fps: float, config: SinkConfig
+    ) -> None:
+        self.path = path
+        self._frames, self._pictures = frames, _Peekable(frames)
+        self._categories, self._fps, self._config = categories, fps, config
+        self._writer: VideoWriter | None = None
+        self._next_index = 0
+        self._num_unread = 0
+        self._closed = False
+        path.unlink(missing_ok=True)
+
+    def write(self, tracks: FrameTracks) -> None:
+        self._show_until(tracks.info.index)
+        frame = self._pictures.peek()
+        if frame is None or frame.info.index != tracks.info.index:
+            self._num_unread += 1
+            return
+        next(self._pictures)
+        config = self._config
+        drawn = draw_tracks(frame.image, tracks, self._categories, alpha=config.alpha, min_score=config.min_score)
+        self._show(frame, drawn)
+
+    def fault(self, fault: FrameFault) -> None:
+        self._show_until(fault.info.index + 1)
+
+    def close(self, end: StreamEnd | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if end is not None:
+                self._show_until(end.num_frames)
+        finally:
+            self._frames.close()
+            if self._writer is not None:
+                with _writing(self.path, None):
+                    self._writer.close()
+
+    def summary(self) -> str:
+        text = _counted(self._writer.num_frames if self._writer else 0, "frame")
+        return text + (f", {self._num_unread} could not be read a second time" if self._num_unread else "")
+
+    def _show_until(self, index: int) -> None:
+        # no look ahead without need: a source that did not open for the graph does not open here either
+        while self._next_index < index and (frame := self._pictures.peek()) and frame.info.index < index:
+            next(self._pictures)
+            self._show(frame, frame.image)
+
+    def _show(self, frame: Frame, image: np.ndarray) -> None:
+        if self._writer is None:
+            rate = self._rate(frame)
+            with _writing(self.path, frame):
+                self._writer = VideoWriter(self.path, frame.info.width, frame.info.height, rate)
+        with _writing(self.path, frame):
+            self._writer.write(letterbox(image, self._writer.height, self._writer.width), frame.info.time_s)
+        self._next_index = frame.info.index + 1
+
+    def _rate(self, first: Frame) -> float:
+        """Frames a second between the first two; frames are timed one by one, so this is but the header's."""
+        second = self._pictures.peek()
+        step = 0.0 if second is None else second.info.time_s - first.info.time_s
+        return min(max(1 / step, 1.0), 120.0) if step > 0 else self._fps
+
+
+class _Peekable(Iterator[Frame]):
+    """The decoded frames of a stream, with a look at the next one before it is taken."""
+
+    def __init__(self, frames: FrameStream) -> None:
+        self._frames = (event for event in frames if isinstance(event, Frame))
+        self._ahead: Frame | None = None
+
+    def peek(self) -> Frame | None:
+        if self._ahead is None:
+            self._ahead = next(self._frames, None)
+        return self._ahead
+
+    def __next__(self) -> Frame:
+        frame = self.peek()
+        if frame is None:
+            raise StopIteration
+        self._ahead = None
+        return frame
+
+
+@contextmanager
+def _writing(path: Path, record: Frame | FrameTracks | FrameFault | None) -> Iterator[None]:
+    """A failing disk as an error that names file and frame."""
+    try:
+        yield
+    except OSError as error:
+        at = "" if record is None else f"{record.info}: "
+        raise StageError(f"{at}{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
