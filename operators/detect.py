@@ -1,0 +1,80 @@
+"""Step 6: from what the heads say of every location to the instances of a frame.
+
+In:     DenseOutputs of a batch, one image at a time
+Out:    `Selected`: N locations with their class, score and box in pixels of the network input, best score first
+State:  none
+Source: CrossVIS specification 4.1 steps 1 to 3: threshold on class x centre-ness before the root, 1000 per level,
+        class-aware NMS at 0.6, 100 per frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.crossvis import DenseOutputs
+from operators.nms import class_aware_nms
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """The defaults are CrossVIS as released."""
+
+    min_score: float = 0.05
+    """Smallest class probability x centre-ness, before the square root. Lower: more weak detections, more tracks."""
+    max_per_level: int = 1000
+    """Candidates a pyramid level may send into suppression. Higher: slower in clutter."""
+    max_iou: float = 0.6
+    """Boxes of a class that overlap a better one by more than this go. Higher: more duplicates, fewer lost neighbours."""
+    max_per_frame: int = 100
+    """Instances a frame gives. Higher: more masks to paint and associate."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1 or not 0 <= self.max_iou <= 1:
+            raise ValueError(f"min_score {self.min_score} and max_iou {self.max_iou} must lie between 0 and 1")
+        if min(self.max_per_level, self.max_per_frame) < 1:
+            raise ValueError("max_per_level and max_per_frame must be at least 1")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """N instances of one image, best first."""
+
+    locations: Tensor
+    """(N,) int64: which of the P locations."""
+    labels: Tensor
+    """(N,) int64."""
+    scores: Tensor
+    """(N,) float32: square root of class probability x centre-ness."""
+    boxes: Tensor
+    """(N, 4) float32 xyxy in pixels of the network input, unclipped."""
+
+
+def select(dense: DenseOutputs, image: int, cfg: DetectConfig) -> Selected:
+    """The instances of one image of the batch. None above the threshold: N = 0."""
+    probability = dense.class_logits[image].float().sigmoid() * dense.centerness[image].float().sigmoid()[:, None]
+    locations, labels = (probability > cfg.min_score).nonzero(as_tuple=True)
+    scores = probability[locations, labels]                                                     # (n,)
+    best = _best_per_level(scores, dense.at.levels[locations], cfg.max_per_level)
+    locations, labels, scores = locations[best], labels[best], scores[best].sqrt()
+    boxes = _boxes_at(dense, image, locations)
+    kept = class_aware_nms(boxes, scores, labels, cfg.max_iou, cfg.max_per_frame)
+    return Selected(locations[kept], labels[kept], scores[kept], boxes[kept])
+
+
+def _best_per_level(scores: Tensor, levels: Tensor, most: int) -> Tensor:
+    """Indices of the best `most` of every level, levels in order, best first within one."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(levels[order], stable=True)]                # by level, then by falling score
+    counts = torch.bincount(levels, minlength=1)
+    begin = counts.cumsum(0) - counts
+    rank = torch.arange(len(order), device=order.device) - begin[levels[order]]
+    return order[rank < most]
+
+
+def _boxes_at(dense: DenseOutputs, image: int, locations: Tensor) -> Tensor:
+    points, strides = dense.at.points[locations], dense.at.strides[locations]
+    sides = dense.distances[image, locations].float() * strides[:, None]                        # (n, 4) l t r b
+    return torch.cat([points - sides[:, :2], points + sides[:, 2:]], dim=1)

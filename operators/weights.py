@@ -1,0 +1,92 @@
+"""Weights on disk: safetensors, with the network's settings and class names in the metadata.
+
+In:     a state dict, or a file
+Out:    a file, or `Checkpoint`
+Limits: files above 16 GiB are refused; nothing in a file is executed
+
+Metadata of a file of ours: `maskstream` (format version), `network` (name in NETWORKS), `config` (JSON of its settings),
+`classes` (JSON list of names), and whatever says where it comes from (dataset seed, command, step).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from operators.errors import CheckpointError
+
+FORMAT = "1"
+MAX_BYTES = 16 << 30
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file of weights holds."""
+
+    state: dict[str, Tensor]
+    network: str
+    config: dict
+    classes: tuple[str, ...]
+    metadata: dict[str, str]
+
+
+def save_weights(path: Path, state: dict[str, Tensor], network: str, config: dict, classes: tuple[str, ...],
+                 **origin: str) -> None:
+    """Write atomically: the file is whole or not there. `origin` says where the weights come from."""
+    metadata = {"maskstream": FORMAT, "network": network, "config": json.dumps(config, sort_keys=True),
+                "classes": json.dumps(list(classes)), **origin}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def read_weights(path: Path) -> Checkpoint:
+    """Raises CheckpointError for a file that is missing, damaged, or not one of ours."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights.")
+    if path.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"{path}: {path.stat().st_size} bytes, more than {MAX_BYTES} are refused.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}.") from error
+    if metadata.get("maskstream") != FORMAT:
+        raise CheckpointError(
+            f"{path}: a safetensors file without Maskstream's metadata (format {metadata.get('maskstream')!r}, "
+            f"expected {FORMAT!r}). Were these weights made by `maskstream train`?"
+        )
+    try:
+        config, classes = json.loads(metadata["config"]), tuple(json.loads(metadata["classes"]))
+        return Checkpoint(state, metadata["network"], config, classes, metadata)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged: {error}.") from error
+
+
+def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy `state` into `network`, which must have exactly these tensors. `proxies.*` serve training alone and may be absent
+    from the network.
+
+    Raises CheckpointError that counts and names what is missing, unknown or of another shape.
+    """
+    own = network.state_dict()
+    given = {name: value for name, value in state.items() if name in own or not name.startswith("proxies.")}
+    faults = [f"{n} is missing" for n in own if n not in given]
+    faults += [f"{n} is unknown" for n in given if n not in own]
+    faults += [
+        f"{n} is {tuple(given[n].shape)}, expected {tuple(own[n].shape)}"
+        for n in own
+        if n in given and given[n].shape != own[n].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        raise CheckpointError(f"{source}: the weights of another network: {shown}.")
+    network.load_state_dict(given)
