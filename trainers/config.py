@@ -1,0 +1,71 @@
+"""Settings of a training run: one YAML file is enough to repeat it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainers.step import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which frames are seen, and how pairs are drawn from them."""
+
+    annotations: str
+    """A YouTube-VIS JSON."""
+    image_root: str
+    """The folder that its file names are relative to."""
+    max_interval: int | None = 20
+    """The reference lies at most this many stored frames from the key frame; null: anywhere in the video. Higher: harder
+    pairs, embeddings that survive longer gaps."""
+    flip: float = 0.5
+    """Probability that a pair is mirrored."""
+    threads: int = 1
+    """Of DALI, beside the network's own."""
+    made_by: str = ""
+    """The command that makes the dataset, for the error when it is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig:
+    """How many processes train together, and what each takes from the cluster."""
+
+    num_workers: int = 1
+    cpus_per_worker: int = 2
+    use_gpu: bool = False
+    """One GPU for each worker."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1 or self.cpus_per_worker < 1:
+            raise ValueError("num_workers and cpus_per_worker must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A whole run."""
+
+    network: str
+    """A file of configs/networks."""
+    data: DataConfig
+    steps: int = 23000
+    pairs_per_step: int = 16
+    """Over all workers; must be a multiple of their number. Higher: calmer gradients, dearer steps."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs convolutions in half the bits where the processor has them; losses stay in float32."""
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl and two points of the curves."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints. Lower: less is lost when cut, more time spent writing."""
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.pairs_per_step, self.log_every, self.checkpoint_every) < 1:
+            raise ValueError("steps, pairs_per_step, log_every and checkpoint_every must be at least 1")
+        if self.pairs_per_step % self.workers.num_workers:
+            raise ValueError(
+                f"pairs_per_step is {self.pairs_per_step}, not a multiple of workers.num_workers "
+                f"({self.workers.num_workers}): every worker must get equally many"
+            )

@@ -1,0 +1,118 @@
+"""Steps 3 and 4 of training: one update, read from top to bottom.
+
+In:     a batch of pairs, the network, its optimiser, the step's number
+Out:    the parts of the loss, as numbers
+State:  network, optimiser and `Average` (exponential moving average of the weights) change in place
+Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms. AdamW with a cosine
+        is there for training small networks from scratch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.crossvis import PairBatch
+from models.norms import FrozenBatchNorm2d
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The defaults are CrossVIS as released, for 16 pairs a step."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.005
+    """After warm-up. Higher: faster, until it diverges; scales with the batch."""
+    weight_decay: float = 1e-4
+    """On weights and biases; never on the affine parameters of norms."""
+    momentum: float = 0.9
+    """Of SGD."""
+    warmup_steps: int = 1000
+    warmup_factor: float = 0.001
+    """The learning rate begins at this share of the full one and rises linearly."""
+    decay: Literal["steps", "cosine"] = "steps"
+    decay_at: tuple[float, ...] = (15000 / 23000, 21000 / 23000)
+    """With `steps`: shares of the run after which the rate falls to a tenth."""
+    clip_norm: float | None = None
+    """Gradients are shortened to this length; null leaves them. Lower: calmer, slower."""
+    average_decay: float | None = None
+    """Exponential moving average of the weights, which is what is saved for use; null saves the last ones. 0.999 averages
+    over some thousand steps."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ValueError("learning_rate must be positive, weight_decay and warmup_steps not negative")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"average_decay is {self.average_decay}, expected a number between 0 and 1, or null")
+
+
+def make_optimizer(network: nn.Module, cfg: OptimizerConfig) -> torch.optim.Optimizer:
+    """All trainable parameters, those of norms without weight decay."""
+    norms = [p for m in network.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)]
+    of_norms = {id(p) for p in norms}
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in of_norms]
+    groups = [{"params": others, "weight_decay": cfg.weight_decay},
+              {"params": [p for p in norms if p.requires_grad], "weight_decay": 0.0}]
+    if cfg.name == "sgd":
+        return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum)
+    return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+
+
+def learning_rate(step: int, total: int, cfg: OptimizerConfig) -> float:
+    """Of the 0-based `step` out of `total`."""
+    rate = cfg.learning_rate
+    if cfg.decay == "cosine":
+        rate *= 0.5 * (1 + math.cos(math.pi * step / total))
+    else:
+        rate *= 0.1 ** sum(step >= share * total for share in cfg.decay_at)
+    if step < cfg.warmup_steps:
+        done = step / cfg.warmup_steps
+        rate *= cfg.warmup_factor * (1 - done) + done
+    return rate
+
+
+class Average:
+    """Exponential moving average of a network's tensors; counters and the like are copied. Early steps count as a plain mean,
+    so that the start is forgotten."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (step + 1) / (step + 10))
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.state[name].lerp_(value, 1 - decay)
+            else:
+                self.state[name].copy_(value)
+
+
+def train_step(
+    losses_of: Callable[[PairBatch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
+    batch: PairBatch, rate: float, clip_norm: float | None,
+) -> dict[str, float]:
+    """Forward, losses, backward, update. Returns the parts of the loss and their `total`.
+
+    Raises FloatingPointError before the update when the total is not a finite number: weights stay as they were.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    parts = losses_of(batch)
+    total = torch.stack(list(parts.values())).sum()
+    if not torch.isfinite(total):
+        raise FloatingPointError(f"the loss is not finite: { {name: value.item() for name, value in parts.items()} }")
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
+    optimizer.step()
+    return {**{name: value.item() for name, value in parts.items()}, "total": total.item()}

@@ -1,0 +1,194 @@
+"""`maskstream train CONFIG`: check everything, run the workers, draw the curves.
+
+In:     a file of configs/training, overrides, a folder for the run
+Out:    the folder: metrics.jsonl, tensorboard/, losses.png, weights.safetensors, and the checkpoints under ray/
+State:  the folder is the state: `--resume` goes on from its last checkpoint, and gives what an uncut run would have given
+
+Also `python -m trainers.train CONFIG`, and under `ray job submit --working-dir . -- maskstream train CONFIG`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from operators.errors import ConfigError, DatasetError, MaskstreamError
+from operators.youtube_vis_data import read_dataset
+from pipelines.config import apply_overrides, build, load_yaml, resolve
+from pipelines.networks import NetworkSpec, as_plain, read_network
+from trainers.config import TrainConfig
+from trainers.curves import plot_losses, read_metrics
+from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job, train_worker
+
+RAY_RUN = "ray"
+"""Folder of a run in which Ray Train keeps its checkpoints."""
+MAX_FAILURES = 2
+"""Times that lost workers are started anew before the run ends."""
+CHECKPOINTS_KEPT = 2
+
+
+def train(
+    config_path: str | Path, overrides: Sequence[str] = (), *, out: str | Path, resume: bool = False,
+    address: str | None = None,
+) -> Path:
+    """Run (or go on with) a training run; returns the file of weights.
+
+    Raises ConfigError, DatasetError, CheckpointError before any training; TrainingError when the workers fail for good.
+    """
+    job = prepare(config_path, overrides, Path(out), resume)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")     # or every report waits 1.8 s for its controller
+    with _cluster(address, job.config), _progress(job):
+        _fit(job)
+    plot_losses(read_metrics(job.out / METRICS_FILE), job.out / "losses.png")
+    return job.out / WEIGHTS_FILE
+
+
+class TrainingError(MaskstreamError):
+    """The workers failed more often than a run may recover from. Says what the last failure was."""
+
+
+def prepare(config_path: str | Path, overrides: Sequence[str], out: Path, resume: bool) -> Job:
+    """Everything that can be known before training, checked."""
+    where = resolve(config_path)
+    config = build(TrainConfig, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
+    data = replace(config.data, annotations=_absolute(config.data.annotations), image_root=_absolute(config.data.image_root))
+    config = replace(config, data=data)     # workers run in folders of their own
+    network = read_network(config.network)
+    _check_dataset(config, network, str(where))
+    out = out.absolute()
+    if (out / METRICS_FILE).exists() and not resume:
+        raise ConfigError(f"{out}: holds an earlier run. Go on with it by --resume, or name another folder by --out.")
+    if resume and not (out / RAY_RUN).is_dir():
+        raise ConfigError(f"{out}: holds no run to resume. Leave --resume out to begin one.")
+    out.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["maskstream", "train", str(config_path), *(f"--set={o}" for o in overrides)])
+    return Job(config, network, out, _fingerprint(config, network), command)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None:
+    data = config.data
+    for path, key in ((data.annotations, "annotations"), (data.image_root, "image_root")):
+        if not Path(path).exists():
+            hint = f" Make it by: {data.made_by}" if data.made_by else ""
+            raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
+    dataset = read_dataset(data.annotations, image_root=data.image_root)
+    if len(dataset.categories) != network.config.num_classes:
+        raise ConfigError(
+            f"{network.where}, model.num_classes: {network.config.num_classes}, but {data.annotations} has "
+            f"{len(dataset.categories)} categories."
+        )
+
+
+def _fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
+    """Of the settings that the course of a run depends on; how it is spread over machines is not among them."""
+    plain = as_plain(config)
+    for name in ("workers", "checkpoint_every", "log_every"):
+        plain.pop(name)
+    for name in ("annotations", "image_root", "threads", "made_by"):
+        plain["data"].pop(name)
+    text = json.dumps([plain, network.name, as_plain(network.config)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _cluster(address: str | None, config: TrainConfig) -> Iterator[None]:
+    """A cluster by address (or RAY_ADDRESS, as under `ray job submit`), else a local one for as long as the run."""
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    workers = config.workers
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        needed = workers.num_workers * workers.cpus_per_worker
+        ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    try:
+        have = ray.cluster_resources()
+        for resource, wanted in (("CPU", workers.num_workers * workers.cpus_per_worker),
+                                 ("GPU", workers.num_workers * workers.use_gpu)):
+            if wanted > have.get(resource, 0):
+                raise ConfigError(
+                    f"workers want {wanted} {resource}s, the cluster has {have.get(resource, 0):g}. "
+                    "Lower workers.num_workers or workers.cpus_per_worker, or add a node."
+                )
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _fit(job: Job) -> None:
+    from ray import train as ray_train
+    from ray.train.torch import TorchTrainer
+
+    workers = job.config.workers
+    resources = {"CPU": workers.cpus_per_worker, **({"GPU": 1} if workers.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=job,
+        scaling_config=ray_train.ScalingConfig(
+            num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray_train.RunConfig(
+            name=RAY_RUN,
+            storage_path=str(job.out),
+            failure_config=ray_train.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=ray_train.CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray_train.TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", None) or {0: error}
+        cause = next(iter(causes.values()))
+        raise TrainingError(f"{job.out}: training failed: {str(cause).rstrip('.')}. Go on from the last checkpoint by --resume.") from error
+
+
+@contextmanager
+def _progress(job: Job) -> Iterator[None]:
+    """A bar that follows metrics.jsonl: worker 0 writes it into the run's folder, wherever that worker runs."""
+    columns = (TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+               TimeElapsedColumn(), TimeRemainingColumn())
+    done = threading.Event()
+    with Progress(*columns) as bar:
+        task = bar.add_task("train", total=job.config.steps, note="starting the workers")
+
+        def follow() -> None:
+            while not done.wait(1.0):
+                rows = read_metrics(job.out / METRICS_FILE) if (job.out / METRICS_FILE).exists() else []
+                if rows:
+                    bar.update(task, completed=rows[-1]["step"], note=_note(rows[-1]))
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _note(row: dict[str, float]) -> str:
+    wait = row["data_wait_s"] / max(row["step_s"], 1e-9)
+    return f"loss {row['total']:.3f}, {row['pairs_per_s']:.1f} pairs/s, {wait:.0%} waiting for data"
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
