@@ -1,7 +1,7 @@
 """CrossVIS: CondInst with crossover learning and a global balanced embedding.
 
 In:     images (B, 3, Hp, Wp), normalised, sides multiples of 32
-Out:    `features()` the pyramid P3..P7, `heads()` a `DenseOutputs`; `forward()` the losses of pairs of frames, for training
+Out:    `features()` the pyramid P3..P7, `heads()` a `DenseOutputs`; in training, `forward()` the losses of pairs
 State:  none; what is remembered from frame to frame lies in operators/association.py
 Source: Yang et al., Crossover Learning for Fast Online Video Instance Segmentation, ICCV 2021. Where paper and release
         differ, the release is followed: mean of the two crossover directions, 0.1 gradient gate on the pyramid,
@@ -60,7 +60,8 @@ class CrossVISConfig:
     embedding_dim: int = 256
     """Length of the association vector; state of a stream grows with it."""
     gradient_gate: float = 0.1
-    """Share of the gradient that reaches backbone and pyramid. 0.1 protects pre-trained weights; 1 trains from scratch."""
+    """Share of the gradient that reaches backbone and pyramid. 0.1 protects pre-trained weights; 1 is for training from
+    scratch."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class _Slot:
 
 
 class CrossVIS(nn.Module):
-    """Parts joined. `num_identities` is the number of training identities M; None (inference) leaves the proxies out."""
+    """Parts joined. `num_identities` is the number of training identities; None (inference) leaves the proxies out."""
 
     def __init__(self, config: CrossVISConfig, num_identities: int | None = None) -> None:
         super().__init__()
@@ -136,7 +137,8 @@ class CrossVIS(nn.Module):
         """P3..P7 -> everything said of every location; stateless."""
         mask_features = self.mask_branch(*levels[:3])
         per_level = self.fcos(levels)
-        columns = [(*maps[:3], self.controller(maps[3]), e) for maps, e in zip(per_level, self.embedding(levels), strict=True)]
+        embeddings = self.embedding(levels)
+        columns = [(*maps[:3], self.controller(maps[3]), e) for maps, e in zip(per_level, embeddings, strict=True)]
         flat = [torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2) for maps in zip(*columns, strict=True)]
         at = Locations.of([level.shape[-2:] for level in levels], levels[0].device)
         classes, distances, centerness, filters, embeddings = flat               # each (B, P, .)
@@ -211,7 +213,7 @@ class CrossVIS(nn.Module):
         return dynamic_mask_logits(features.float(), filters.float(), points, self._divisors(canvas.dense, place))
 
     def _crossover(self, source: _Slot, other: _Slot, counterparts: list[Tensor]) -> Tensor:
-        """Filters of one frame paint the other (specification 3.4): mean dice over `source`'s positives with a partner."""
+        """Filters of one frame paint the other (specification 3.4): mean dice over positives that have a partner."""
         chosen, partner = _draw_partners(source, other, counterparts)
         logits = self._paint(source, chosen, other, at=partner)
         return mean_or_zero(dice_loss(logits, _masks_of(other, partner)))
@@ -248,7 +250,7 @@ def _masks_of(slot: _Slot, positives: Tensor) -> Tensor:
 def _draw_partners(source: _Slot, other: _Slot, counterparts: list[Tensor]) -> tuple[Tensor, Tensor]:
     """For each kept positive of `source` whose instance has positives in `other`: itself, and one of those at random.
 
-    Positives of `other` are sorted by instance, so that those of one instance form a run; a uniform number picks from it.
+    Positives of `other` are sorted by instance, so that those of one instance form a run; a uniform draw picks from it.
     """
     into = torch.cat(counterparts)                                                          # (sum G,)
     begin = _offsets(other.targets).to(into.device)

@@ -45,7 +45,7 @@ def _conv_block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class MaskBranch(nn.Module):
-    """P3, P4, P5 brought to stride 8, summed and refined.  (B, C, H/8, W/8), (B, C, H/16, W/16), ... -> (B, 8, H/8, W/8)"""
+    """P3, P4, P5 brought to stride 8, summed, refined.  (B, C, H/8, W/8), (B, C, H/16, W/16), .. -> (B, 8, H/8, W/8)"""
 
     def __init__(self, in_channels: int, channels: int, convs: int = 4) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class MaskBranch(nn.Module):
 
 
 def split_filters(filters: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """(N, 169) -> weights [(N, 8, 10), (N, 8, 8), (N, 1, 8)] and biases [(N, 8), (N, 8), (N, 1)]; weights stand first."""
+    """(N, 169) -> weights [(N, 8, 10), (N, 8, 8), (N, 1, 8)] and biases [(N, 8), (N, 8), (N, 1)]; weights are first."""
     sizes = [o * i for o, i in LAYER_SHAPES] + [o for o, _ in LAYER_SHAPES]
     parts = filters.split(sizes, dim=1)
     weights = [part.reshape(-1, o, i) for part, (o, i) in zip(parts, LAYER_SHAPES, strict=False)]

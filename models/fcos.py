@@ -28,7 +28,8 @@ class FCOSConfig:
     groups: int = 32
     """Groups of the GroupNorm in the towers; divides the channels."""
     size_bounds: tuple[int, int, int, int] = (64, 128, 256, 512)
-    """Largest max(l, t, r, b) in input pixels that P3, P4, P5, P6 answer for; P7 takes the rest. Halve for small inputs."""
+    """Largest max(l, t, r, b) in input pixels that P3, P4, P5, P6 answer for; P7 takes the rest. Halve for
+    small inputs."""
 
     def __post_init__(self) -> None:
         if list(self.size_bounds) != sorted(set(self.size_bounds)) or self.size_bounds[0] <= 0:
@@ -41,7 +42,7 @@ class FCOSConfig:
 
     @property
     def divisors(self) -> tuple[int, ...]:
-        """What relative coordinates of the mask head are divided by, per level: the size bounds, then twice the last."""
+        """What relative coordinates of the mask head are divided by, per level: the bounds, then twice the last."""
         return (*self.size_bounds, 2 * self.size_bounds[-1])
 
 

@@ -2,7 +2,7 @@
 
 In:     C3, C4, C5 at strides 8, 16, 32
 Out:    P3..P7: (B, C, H/8, W/8) .. (B, C, H/128, W/128); odd sizes round up at strides 64 and 128
-Source: Lin et al., Feature Pyramid Networks, CVPR 2017; P6 and P7 as in RetinaNet, from P5 (CrossVIS specification 2.3).
+Source: Lin et al., Feature Pyramid Networks, CVPR 2017; P6 and P7 as in RetinaNet, from P5 (specification 2.3).
 """
 
 from __future__ import annotations

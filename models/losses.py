@@ -25,7 +25,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gam
 
 
 def giou_loss(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weight * (1 - GIoU) over boxes given as distances (l, t, r, b) from one point, in strides.  (N, 4) x2 -> ()
+    """Sum of weight * (1 - GIoU) over boxes, given as distances (l, t, r, b) from a point, in strides.  (N, 4) x2 -> ()
 
     IoU = (I + 1) / (U + 1), as released: the 1 is in squared cells. Source: specification 3.3.
     """

@@ -1,4 +1,4 @@
-"""Normalisation layers by name: `frozen` for ImageNet weights that are not to move, `batch` for training from scratch."""
+"""Normalisation layers by name: `frozen` for ImageNet weights that are not to move, `batch` to train from scratch."""
 
 from __future__ import annotations
 

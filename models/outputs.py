@@ -52,4 +52,5 @@ class Detections:
 
     def __repr__(self) -> str:
         shapes = {f.name: getattr(self, f.name) for f in fields(self)}
-        return "Detections(" + ", ".join(f"{k}={None if v is None else tuple(v.shape)}" for k, v in shapes.items()) + ")"
+        shown = (f"{k}={None if v is None else tuple(v.shape)}" for k, v in shapes.items())
+        return f"Detections({', '.join(shown)})"

@@ -1,6 +1,6 @@
 """Step 7: give every detection of a frame a track id.
 
-In:     FrameDetections  N of one frame, in falling score: embeddings (N, D), boxes (N, 4) xyxy in original pixels, labels
+In:     FrameDetections  N of a frame, in falling score: embeddings (N, D), boxes (N, 4) xyxy in original pixels
 Out:    the same records with `track_ids` set; detections that lost their track to a better one are left out
 State:  TrackMemory      one per stream: of each of M tracks the latest embedding, box and class, and when it was seen
 Limits: the release forgets nothing within a video, so M grows with every track ever started: that is the default, right
@@ -85,7 +85,7 @@ def match_scores(found: Detections, memory: TrackMemory, cfg: AssociateConfig) -
 
 
 def claim(match: Tensor, min_match: float) -> Tensor:
-    """Which track each detection gets: its row, -1 for a new track, -2 for a detection that lost its claim.  (N, M) -> (N,)
+    """Which track each detection gets: its row, -1 for a new one, -2 for one that lost its claim.  (N, M) -> (N,)
 
     Each detection claims its best track (the first of equals). Of several claims on one track the largest match wins,
     the earlier of equals; the losers are out: no second choice, no new track.
@@ -163,7 +163,8 @@ class Associate:
         if info.stream not in self._memories:
             raise StageError(f"associate, {info}: the stream is not open.")
         if info.index <= self._last[info.stream]:
-            raise StageError(f"associate, {info}: came after frame {self._last[info.stream]}; frames must come in order.")
+            last = self._last[info.stream]
+            raise StageError(f"associate, {info}: came after frame {last}; frames must come in order.")
         memory = self._memories[info.stream] or TrackMemory.empty(found.embeddings.shape[1])
         if memory.embeddings.shape[1] != found.embeddings.shape[1]:
             raise StageError(

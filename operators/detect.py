@@ -27,7 +27,8 @@ class DetectConfig:
     max_per_level: int = 1000
     """Candidates a pyramid level may send into suppression. Higher: slower in clutter."""
     max_iou: float = 0.6
-    """Boxes of a class that overlap a better one by more than this go. Higher: more duplicates, fewer lost neighbours."""
+    """Boxes of a class that overlap a better one by more than this go. Higher: more duplicates, fewer lost
+    neighbours."""
     max_per_frame: int = 100
     """Instances a frame gives. Higher: more masks to paint and associate."""
 

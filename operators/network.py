@@ -4,8 +4,8 @@ In:     Image            for `Backbone`; Features for `Heads`
 Out:    Features         pyramid of each frame; FrameDetections: instances in pixels of the original frame
 State:  none: any frames may share a batch
 
-A network sees batches of exactly `batch` images of one size; the last is filled up with zeros. So its kernels always run
-on the same shape, and a frame's result does not depend on which frames, and how many, happened to come with it.
+A network sees batches of exactly `batch` images of one size; the last is filled up with zeros. So its kernels always
+run on the same shape, and a frame's result does not depend on which frames, and how many, happened to come with it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Step 3: decoded frames to network input, by DALI.
 
 In:     Frame   images (H, W, 3) uint8 RGB, of any sizes
-Out:    Image   pixels (3, Hp, Wp) float32: resized with antialiasing and rounded to 8 bits, mean subtracted, padded with
-                zeros at the right and bottom to a multiple of `divisor`
+Out:    Image   pixels (3, Hp, Wp) float32: resized with antialiasing and rounded to 8 bits, mean subtracted, padded
+                with zeros at the right and bottom to a multiple of `divisor`
 State:  none
 Limits: frames beyond 2^26 pixels are refused
 Source: CrossVIS specification 1.6. `resize_to` is the one rule of size for inference and training; the nodes of the

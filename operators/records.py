@@ -1,8 +1,8 @@
 """What travels through the graph: one record per frame, at each point of its way.
 
-A batch is a plain list of records. Frames of several streams stand in one list; those of one stream stand in order.
-A stage may put events (`FrameFault`, `StreamEnd`) among the records it gives: they go straight to the caller, not to the
-next stage.
+A batch is a plain list of records. Frames of several streams stand in one list; those of one stream in order.
+A stage may put events (`FrameFault`, `StreamEnd`) among the records it gives: they go straight to the caller, not to
+the next stage.
 
     Pull ─► decode ─► Frame ─► preprocess ─► Image ─► backbone ─► Features ─► heads ─► FrameDetections
                                                                      ─► associate ─► FrameDetections with ids

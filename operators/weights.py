@@ -4,8 +4,8 @@ In:     a state dict, or a file
 Out:    a file, or `Checkpoint`
 Limits: files above 16 GiB are refused; nothing in a file is executed
 
-Metadata of a file of ours: `maskstream` (format version), `network` (name in NETWORKS), `config` (JSON of its settings),
-`classes` (JSON list of names), and whatever says where it comes from (dataset seed, command, step).
+Metadata of a file of ours: `maskstream` (format version), `network` (name in NETWORKS), `config` (JSON of its
+settings), `classes` (JSON list of names), and whatever says where it comes from (dataset seed, command, step).
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def read_weights(path: Path) -> Checkpoint:
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy `state` into `network`, which must have exactly these tensors. `proxies.*` serve training alone and may be absent
-    from the network.
+    """Copy `state` into `network`, which must have exactly these tensors. `proxies.*` serve training alone and may be
+    absent from the network.
 
     Raises CheckpointError that counts and names what is missing, unknown or of another shape.
     """

@@ -53,7 +53,7 @@ def load(folder: Path, progress: Progress, fingerprint: str) -> None:
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}.") from error
     if state["fingerprint"] != fingerprint:
-        raise CheckpointError(f"{path}: belongs to a run with other settings. Resume with the same, or use another --out.")
+        raise CheckpointError(f"{path}: of a run with other settings. Resume with the same, or use another --out.")
     progress.network.load_state_dict(state["network"])
     progress.optimizer.load_state_dict(state["optimizer"])
     if progress.average is not None:

@@ -17,8 +17,8 @@ class DataConfig:
     image_root: str
     """The folder that its file names are relative to."""
     max_interval: int | None = 20
-    """The reference lies at most this many stored frames from the key frame; null: anywhere in the video. Higher: harder
-    pairs, embeddings that survive longer gaps."""
+    """The reference lies at most this many stored frames from the key frame; null: anywhere in the video. Higher:
+    harder pairs, embeddings that survive longer gaps."""
     flip: float = 0.5
     """Probability that a pair is mirrored."""
     threads: int = 1

@@ -15,8 +15,8 @@ PARTS = ("class", "box", "centerness", "mask", "crossover", "identity")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a run in order of their steps; after a resume the later line of a step counts. A torn last line, of a
-    run cut while writing, is left out."""
+    """The lines of a run in order of their steps; after a resume the later line of a step counts. A torn last line,
+    of a run cut while writing, is left out."""
     by_step: dict[int, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,8 +1,8 @@
 """What every training worker does: steps, curves, checkpoints. Ray Train calls it on N workers.
 
 In:     `Job`: the run's settings, plain and picklable
-Out:    in the run's folder, by worker 0: `metrics.jsonl` (a line every `log_every` steps), TensorBoard events; checkpoints
-        through Ray; at the end `weights.safetensors`
+Out:    in the run's folder, by worker 0: `metrics.jsonl` (a line every `log_every` steps), TensorBoard events;
+        checkpoints through Ray; at the end `weights.safetensors`
 State:  `Progress`; a worker that is started anew goes on from the last checkpoint, with the same samples and draws
 """
 

@@ -2,7 +2,7 @@
 
 In:     a YouTube-VIS dataset
 Out:    `PairSampler`: an endless, seeded sequence of `PairDraw`, each sample a function of (seed, position) alone
-State:  the position, one integer: what a checkpoint keeps, so that a resumed run sees the same samples in the same order
+State:  the position, one integer: what a checkpoint keeps, so that a resumed run sees the same samples in order
 Source: CrossVIS specification 1.3 (which frames are usable), 1.4 (identities), 1.5 (the reference within T frames).
 """
 
@@ -48,7 +48,7 @@ class PairDraw:
 class FrameIndex:
     """All usable frames of a dataset, grouped by video, and the label space of identities.
 
-    Identities are all annotation tracks of the file, by rank of their ids (specification 1.4); `identity[id]` is 0-based.
+    Identities are all annotation tracks of the file, by rank of their ids (specification 1.4); `identity[id]` from 0.
     Raises DatasetError when no frame is usable.
     """
 

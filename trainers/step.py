@@ -3,8 +3,8 @@
 In:     a batch of pairs, the network, its optimiser, the step's number
 Out:    the parts of the loss, as numbers
 State:  network, optimiser and `Average` (exponential moving average of the weights) change in place
-Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms. AdamW with a cosine
-        is there for training small networks from scratch.
+Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms. AdamW with a
+        cosine is there for training small networks from scratch.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class OptimizerConfig:
     clip_norm: float | None = None
     """Gradients are shortened to this length; null leaves them. Lower: calmer, slower."""
     average_decay: float | None = None
-    """Exponential moving average of the weights, which is what is saved for use; null saves the last ones. 0.999 averages
-    over some thousand steps."""
+    """Exponential moving average of the weights, which is what is saved for use; null saves the last ones. 0.999
+    averages over some thousand steps."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
@@ -79,8 +79,8 @@ def learning_rate(step: int, total: int, cfg: OptimizerConfig) -> float:
 
 
 class Average:
-    """Exponential moving average of a network's tensors; counters and the like are copied. Early steps count as a plain mean,
-    so that the start is forgotten."""
+    """Exponential moving average of a network's tensors; counters and the like are copied. Early steps count as a
+    plain mean, so that the start is forgotten."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -2,7 +2,7 @@
 
 In:     a file of configs/training, overrides, a folder for the run
 Out:    the folder: metrics.jsonl, tensorboard/, losses.png, weights.safetensors, and the checkpoints under ray/
-State:  the folder is the state: `--resume` goes on from its last checkpoint, and gives what an uncut run would have given
+State:  the folder is the state: `--resume` goes on from its last checkpoint, and gives what an uncut run had given
 
 Also `python -m trainers.train CONFIG`, and under `ray job submit --working-dir . -- maskstream train CONFIG`.
 """
@@ -47,7 +47,8 @@ def train(
     Raises ConfigError, DatasetError, CheckpointError before any training; TrainingError when the workers fail for good.
     """
     job = prepare(config_path, overrides, Path(out), resume)
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")     # or every report waits 1.8 s for its controller
+    # By default every report waits 1.8 s for the controller to look.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     with _cluster(address, job.config), _progress(job):
         _fit(job)
     plot_losses(read_metrics(job.out / METRICS_FILE), job.out / "losses.png")
@@ -62,8 +63,8 @@ def prepare(config_path: str | Path, overrides: Sequence[str], out: Path, resume
     """Everything that can be known before training, checked."""
     where = resolve(config_path)
     config = build(TrainConfig, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
-    data = replace(config.data, annotations=_absolute(config.data.annotations), image_root=_absolute(config.data.image_root))
-    config = replace(config, data=data)     # workers run in folders of their own
+    paths = {key: _absolute(getattr(config.data, key)) for key in ("annotations", "image_root")}
+    config = replace(config, data=replace(config.data, **paths))    # workers run in folders of their own
     network = read_network(config.network)
     _check_dataset(config, network, str(where))
     out = out.absolute()
@@ -156,7 +157,8 @@ def _fit(job: Job) -> None:
     except ray_train.TrainingFailedError as error:
         causes = getattr(error, "worker_failures", None) or {0: error}
         cause = next(iter(causes.values()))
-        raise TrainingError(f"{job.out}: training failed: {str(cause).rstrip('.')}. Go on from the last checkpoint by --resume.") from error
+        reason = str(cause).rstrip(".")
+        raise TrainingError(f"{job.out}: training failed: {reason}. Go on by --resume.") from error
 
 
 @contextmanager
