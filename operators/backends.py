@@ -1,0 +1,193 @@
+"""Step 2, of videos: the other decoders, each only for files on which it gives the frames that PyAV gives.
+
+In:     the path of a video file
+Out:    as `operators/video.py`, within the rounding of the conversion to RGB
+State:  the decoder's place in the file; one time per frame
+Limits: decord: whole 8-bit MP4 and Matroska files, not interlaced. DALI on the CPU: VP8, VP9 and Motion JPEG in colours
+        of BT.601, the file in memory, so at most MAX_MEMORY_BYTES
+Source: specs/stack.md 1 and 2 (decord skips and misnumbers frames elsewhere); measured against PyAV on the test media
+
+Both are opened after a pass over the file's packets, which tells how many frames there are and when each is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+import numpy as np
+
+from operators.errors import SourceError
+from operators.probe import BT601, VideoInfo, open_container, probe_video, upright, video_stream
+from operators.records import Frame, FrameFault, FrameInfo, StreamEnd
+from operators.sources import Source
+from operators.video import FrameClock, Tally, ending
+
+MAX_MEMORY_BYTES = 1 << 30
+DECORD_CONTAINERS = {"mov", "matroska"}
+DALI_CODECS = {"vp8", "vp9", "mjpeg"}
+INSTEAD = "Use the backend pyav, which reads every file."
+DALI_SEQUENCE = 4
+"""Frames that DALI decodes at once. More use more memory and save little: one run costs 0.2 ms."""
+
+
+class BackendReader:
+    """Frames of one decoder, with index, time and end. Built by `open_decord` and `open_dali`."""
+
+    def __init__(
+        self,
+        source: Source,
+        info: VideoInfo,
+        images: Iterator[np.ndarray],
+        times: list[float | None],
+        tally: Tally,
+        failure: type[Exception],
+    ) -> None:
+        """`images` are upright, (H, W, 3); `failure` is what taking the next one raises when the decoder fails."""
+        self.info = info
+        self._failure = failure
+        self._source = source
+        self._images = images
+        self._times = iter(times)
+        self._tally = tally
+        self._clock = FrameClock(info.fps)
+        self._ended = False
+
+    def read(self, count: int) -> list[Frame | FrameFault | StreamEnd]:
+        """The next `count` frames, fewer at the end, where one StreamEnd follows; [] after that."""
+        found: list[Frame | FrameFault | StreamEnd] = []
+        while len(found) < count and not self._ended:
+            frame = self._next()
+            if frame is None:
+                self.close()
+                found.append(ending(self._source, self.info, self._tally))
+            else:
+                found.append(frame)
+        return found
+
+    def skip(self, count: int) -> None:
+        """Pass over `count` frames as if they had been read."""
+        for _ in range(count):
+            if self._next() is None:
+                return
+
+    def close(self) -> None:
+        """Give back the decoder; closing twice is harmless. `read` gives [] after it."""
+        self._ended = True
+        self._images = iter(())
+
+    def _next(self) -> Frame | None:
+        try:
+            image = next(self._images, None)
+        except self._failure:                   # its text names lines of the decoder's own source, nothing of use
+            self._tally.failure = "the decoder gave up; the backend pyav skips what is damaged"
+            return None
+        if image is None:
+            return None
+        info = FrameInfo(self._source.name, self._tally.frames, self._clock(next(self._times, None)), *image.shape[:2])
+        self._tally.frames += 1
+        return Frame(info, image)
+
+
+def open_decord(source: Source, threads: int) -> BackendReader:
+    """Read with decord. Raises SourceError, naming the alternative, where its frames would be wrong or are not to be
+    had: another container, a damaged file, over 8 bits, interlaced, mirrored, leading frames that are not shown."""
+    try:
+        import decord  # here, because it is an option: nothing else needs it
+    except ImportError as error:
+        raise SourceError(f"'{source.path}': decord is not installed ({error}). {INSTEAD}") from error
+    info = probe_video(source.path)
+    refusals = {
+        f"its container is {info.container}, not MP4 or Matroska": not _in_container(info, DECORD_CONTAINERS),
+        "the file is damaged": info.num_missing > 0,
+        f"it has {info.bits} bits a colour": info.bits > 8,
+        "it is interlaced": info.interlaced,
+        "it is shown mirrored": info.orientation.mirrored,
+    }
+    _refuse("decord", source, refusals)
+    times, tally, hidden = _packets(source.path)
+    _refuse("decord", source, {"it has frames that are not to be shown": hidden > 0})
+    try:
+        reader = decord.VideoReader(source.path, ctx=decord.cpu(0), num_threads=threads)
+    except (RuntimeError, decord.base.DECORDError) as error:
+        raise SourceError(f"'{source.path}': decord cannot read its {info.codec} video. {INSTEAD}") from error
+    counts = f"decord counts {len(reader)} frames, the file has {len(times)}"
+    _refuse("decord", source, {counts: len(reader) != len(times)})
+    images = (reader.next().asnumpy() for _ in times)      # (H, W, 3) each; decord turns frames upright itself
+    return BackendReader(source, info, images, times, tally, decord.base.DECORDError)
+
+
+def open_dali(source: Source, threads: int) -> BackendReader:
+    """Read with DALI's decoder for the CPU. Raises SourceError, naming the alternative, for a codec that it does not
+    have, colours that it would get wrong, and a file too large for memory."""
+    info = probe_video(source.path)
+    num_bytes = _num_bytes(source.path)
+    refusals = {
+        f"its codec is {info.codec}; DALI decodes {', '.join(sorted(DALI_CODECS))} on the CPU":
+            info.codec not in DALI_CODECS,
+        f"its colour matrix is number {info.color_matrix} of H.273; DALI converts as BT.601 on the CPU":
+            info.color_matrix not in BT601,
+        f"it has {num_bytes} bytes, and DALI holds a whole file in memory, at most {MAX_MEMORY_BYTES}":
+            num_bytes > MAX_MEMORY_BYTES,
+    }
+    _refuse("dali", source, refusals)
+    times, tally, hidden = _packets(source.path)
+    _refuse("dali", source, {"it has frames that are not to be shown": hidden > 0})
+    images = (upright(image, info.orientation) for image in _dali_images(source.path, len(times), threads))
+    return BackendReader(source, info, images, times, tally, RuntimeError)
+
+
+def _dali_images(path: str, num_frames: int, threads: int) -> Iterator[np.ndarray]:
+    """`num_frames` images (H, W, 3) uint8 RGB as stored: DALI reports the end of its data as an error."""
+    from nvidia.dali import Pipeline, fn  # here, because it takes over a second and PyAV does without
+
+    pipeline = Pipeline(1, threads, None, prefetch_queue_depth=1, exec_dynamic=True)
+    with pipeline:
+        pipeline.set_outputs(fn.experimental.inputs.video(name="file", sequence_length=DALI_SEQUENCE,
+                                                          last_sequence_policy="partial"))
+    pipeline.build()
+    pipeline.feed_input("file", [np.fromfile(path, np.uint8)])
+    given = 0
+    while given < num_frames:
+        (frames,) = pipeline.run()
+        for image in np.array(frames[0]):       # a copy (T, H, W, 3): the pipeline may reuse its buffer
+            given += 1
+            yield image
+
+
+def _packets(path: str) -> tuple[list[float | None], Tally, int]:
+    """The times of all frames in order of showing, how far the file goes, and how many frames are not to be shown."""
+    times: list[float] = []
+    tally, without, hidden = Tally(), 0, 0
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        try:
+            for packet in container.demux():
+                tally.saw(packet)
+                if packet.stream.index != stream.index or not packet.size:
+                    continue
+                if packet.is_discard:
+                    hidden += 1
+                elif packet.pts is None:
+                    without += 1
+                else:
+                    times.append(float(packet.pts * packet.time_base))
+        except av.error.FFmpegError as error:
+            tally.failure = error.strerror
+    return [*sorted(times), *[None] * without], tally, hidden
+
+
+def _num_bytes(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.seek(0, 2)
+
+
+def _in_container(info: VideoInfo, names: set[str]) -> bool:
+    return bool(names & set(info.container.split(",")))
+
+
+def _refuse(backend: str, source: Source, refusals: dict[str, bool]) -> None:
+    reasons = [reason for reason, holds in refusals.items() if holds]
+    if reasons:
+        raise SourceError(f"'{source.path}': the backend {backend} does not give its frames right: "
+                          f"{'; '.join(reasons)}. {INSTEAD}")
