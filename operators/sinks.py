@@ -56,7 +56,7 @@ FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
 
 @dataclass(frozen=True, kw_only=True)
 class SinkConfig:
-    min_score: float = 0.3
+    min_score: float = 0.5
     """Tracks of a lower score in a frame are left out of `video` and `masks`, 0..1. Higher: calmer pictures, in which
     weak but true detections are absent too. `jsonl` and `ytvis` always hold all."""
     alpha: float = 0.45
@@ -199,7 +199,7 @@ class MasksSink:
     A faulty frame has an empty map of its own size, or of the last known one; before any size is known it waits.
     """
 
-    def __init__(self, path: Path, *, min_score: float = 0.3) -> None:
+    def __init__(self, path: Path, *, min_score: float = 0.5) -> None:
         self.path = path
         self._min_score = min_score
         self._palette = davis_palette().tobytes()
