@@ -1,0 +1,253 @@
+"""The graph: stages in order, and where they run, as plain data; checked before anything starts.
+
+In:     a YAML file of `stages`, `placement` and `batching`, and the table of stage kinds (`pipelines/stages.py`)
+Out:    Graph, which every executor runs; or one error that names file, key and what was expected
+
+    stages:                                                     # in the order in which a frame meets them
+      decode:    {operator: decode, keyed_by: stream}
+      backbone:  {network: backbone, batch: 8}
+    placement:                                                  # optional; without it one group holds all
+      - {stages: [decode, backbone], replicas: 1, num_cpus: 2}  # neighbours in one group share a process
+    batching: {streams: 4, frames: 8}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from operators.errors import ConfigError, GraphError, did_you_mean
+from operators.records import FrameTracks, Pull
+from pipelines.config import apply_overrides, build, load_yaml, resolve
+from pipelines.networks import NetworkSpec
+from pipelines.stage import Stage
+
+Amount = float | Literal["auto"]
+
+RESERVED = ("network", "sinks", "batching", "placement")
+"""Names that `--set NAME.key=value` has another use for."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all stages of a run share. Small and picklable: it travels to the actors."""
+
+    network: NetworkSpec | None = None
+    """None for a graph without network stages."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """'auto' takes the GPU where the process that builds the stage sees one."""
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """What the graph has to know of a kind of stage before one is built."""
+
+    word: Literal["operator", "network"]
+    """The YAML key that names it: `operator: decode`, `network: heads`."""
+    takes: type
+    gives: type
+    settings: type
+    """Dataclass of its settings."""
+    build: Callable[[Any, RunContext], Stage]
+    stateful: bool = False
+    """It is a StreamStage: it remembers, so all frames of one stream must reach the same replica."""
+    on_device: bool = False
+    """It uses the GPU where there is one."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage of a graph, not built yet: `kind.build(settings, context)` does that where it will run."""
+
+    name: str
+    kind: StageKind
+    settings: Any
+    keyed_by: Literal["stream"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A group: neighbouring stages that share a process, so that nothing between them is copied."""
+
+    stages: tuple[str, ...]
+    replicas: int = 1
+    """Processes with these stages. More: more batches at once, more memory; streams stay with their replica."""
+    num_cpus: Amount = "auto"
+    """CPUs of one replica, and its torch threads. 'auto': an equal share of what there is."""
+    num_gpus: Amount = "auto"
+    """GPUs of one replica; 0.5 lets two share one. 'auto': a share for groups with a network, with device cpu none."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages is empty; name at least one.")
+        if not 1 <= self.replicas <= 1024:
+            raise ValueError(f"replicas is {self.replicas}, expected 1 to 1024.")
+        if self.num_cpus != "auto" and not 0 < self.num_cpus <= 1024:
+            raise ValueError(f"num_cpus is {self.num_cpus}, expected more than 0, at most 1024.")
+        if self.num_gpus != "auto" and not 0 <= self.num_gpus <= 64:
+            raise ValueError(f"num_gpus is {self.num_gpus}, expected 0 to 64.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How frames enter the graph: in ticks, each a batch out of all open streams."""
+
+    streams: int = 4
+    """Videos open at once. More: fuller batches of short videos, more open decoders and state in memory."""
+    frames: int = 8
+    """Frames of one tick, shared out over the open streams. More: fewer and larger calls, more memory in flight."""
+    in_flight: int = 2
+    """Ticks under way at once. More: stages in different processes wait less for each other, more memory. In every
+    executor what tick t asks for depends on the results up to tick t - in_flight, so that batches are the same."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("streams", 4096), ("frames", 4096), ("in_flight", 64)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 to {most}.")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Checked: stages fit their neighbours, and every stage stands in exactly one placement group, in order."""
+
+    stages: tuple[StageSpec, ...]
+    placement: tuple[Placement, ...]
+    batching: Batching = Batching()
+
+    def group(self, placement: Placement) -> tuple[StageSpec, ...]:
+        """The stages of a placement group, in order."""
+        return tuple(stage for stage in self.stages if stage.name in placement.stages)
+
+    def keyed(self, placement: Placement) -> bool:
+        """Whether the group remembers, so that streams must be pinned to its replicas."""
+        return any(stage.kind.stateful for stage in self.group(placement))
+
+    def placed(self, num_cpus: float, num_gpus: float) -> Graph:
+        """The same graph with every 'auto' replaced by a share of what there is.
+
+        Shares are equal, whole CPUs where there is one for each; never more than the whole, so 'auto' alone always
+        fits; one replica uses at most one GPU.
+        """
+        on_device = [any(stage.kind.on_device for stage in self.group(group)) for group in self.placement]
+        pairs = list(zip(self.placement, on_device, strict=True))
+        cpu_users = sum(group.replicas for group in self.placement if group.num_cpus == "auto")
+        gpu_users = sum(group.replicas for group, uses in pairs if uses and group.num_gpus == "auto")
+        cpus = _left(num_cpus, self.placement, "num_cpus") / max(cpu_users, 1)
+        gpus = _left(num_gpus, self.placement, "num_gpus") / max(gpu_users, 1)
+        # Ray counts in ten thousandths: rounded down, three thirds stay within one
+        shares = {"num_cpus": int(cpus) if cpus >= 1 else _floor(cpus), "num_gpus": _floor(min(1.0, gpus))}
+        groups = []
+        for group, uses in pairs:
+            auto = {name: value for name, value in shares.items() if getattr(group, name) == "auto"}
+            if "num_gpus" in auto and not uses:
+                auto["num_gpus"] = 0.0
+            groups.append(replace(group, **auto))
+        return replace(self, placement=tuple(groups))
+
+
+def _floor(amount: float) -> float:
+    return math.floor(amount * 10_000) / 10_000
+
+
+def _left(total: float, placement: Iterable[Placement], name: str) -> float:
+    """What the groups with a stated amount leave for the others; a tenth of the whole where they leave nothing."""
+    stated = sum(group.replicas * getattr(group, name) for group in placement if getattr(group, name) != "auto")
+    return max(total - stated, total / 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _GraphFile:
+    stages: dict[str, dict[str, Any]]
+    placement: tuple[Placement, ...] = ()
+    batching: Batching = field(default_factory=Batching)
+
+
+def load_graph(path: str | Path, kinds: Mapping[str, StageKind], overrides: Iterable[str] = ()) -> Graph:
+    """The graph in a YAML file. Overrides: 'backbone.batch=4' for a stage's setting, 'batching.streams=8'.
+
+    Raises: ConfigError for a setting, GraphError for stages or a placement that do not fit; both name file and key.
+    """
+    where = str(path)
+    mapping = load_yaml(resolve(path))
+    stages = mapping.get("stages")
+    prefixed = []
+    for override in overrides:
+        name = override.split("=")[0].split(".")[0].strip()
+        known = [*(stages if isinstance(stages, dict) else ()), "batching"]
+        if name not in known:
+            hint = did_you_mean(name, [*known, "network", "sinks"])
+            raise ConfigError(f"{where}: '{override}': no stage '{name}'.{hint}")
+        prefixed.append(override if name == "batching" else f"stages.{override.strip()}")
+    return parse_graph(apply_overrides(mapping, prefixed, where), kinds, where)
+
+
+def parse_graph(mapping: Mapping[str, Any], kinds: Mapping[str, StageKind], where: str) -> Graph:
+    """The graph that a mapping describes; errors as in `load_graph`."""
+    read = build(_GraphFile, mapping, where)
+    stages = tuple(_stage(name, entry, kinds, where) for name, entry in read.stages.items())
+    _check_order(stages, where)
+    placement = read.placement or (Placement(stages=tuple(stage.name for stage in stages)),)
+    _check_placement(placement, stages, where)
+    return Graph(stages, placement, read.batching)
+
+
+def _stage(name: str, entry: Mapping[str, Any], kinds: Mapping[str, StageKind], where: str) -> StageSpec:
+    """One entry of `stages`: its kind, what it is keyed by, and its settings, built."""
+    if name in RESERVED or "." in name:
+        raise GraphError(f"{where}, stages.{name}: '{name}' has a meaning of its own; give the stage another name.")
+    settings = dict(entry)
+    words = [word for word in ("operator", "network") if word in settings]
+    if len(words) != 1:
+        got = "both" if words else "neither"
+        raise GraphError(f"{where}, {name}: expected 'operator: ...' or 'network: ...', got {got}.")
+    word, kind_name = words[0], settings.pop(words[0])
+    known = [kind for kind, entry in kinds.items() if entry.word == word]
+    if kind_name not in known:
+        raise GraphError(f"{where}, {name}.{word}: no such stage '{kind_name}'.{did_you_mean(str(kind_name), known)}")
+    kind = kinds[kind_name]
+    keyed_by = settings.pop("keyed_by", None)
+    if kind.stateful and keyed_by != "stream":
+        raise GraphError(f"{where}, {name}: '{kind_name}' remembers its streams, so it must say 'keyed_by: stream'.")
+    if not kind.stateful and keyed_by is not None:
+        raise GraphError(f"{where}, {name}.keyed_by: '{kind_name}' remembers nothing; remove keyed_by.")
+    return StageSpec(name, kind, build(kind.settings, settings, where, name), keyed_by)
+
+
+def _check_order(stages: tuple[StageSpec, ...], where: str) -> None:
+    if not stages:
+        raise GraphError(f"{where}, stages: empty; expected at least a stage that decodes and one that gives tracks.")
+    first, last = stages[0], stages[-1]
+    if first.kind.takes is not Pull:
+        takes = first.kind.takes.__name__
+        raise GraphError(f"{where}, {first.name}: the first stage must decode a source; this one takes {takes}.")
+    for before, after in zip(stages, stages[1:], strict=False):
+        if before.kind.gives is not after.kind.takes:
+            raise GraphError(
+                f"{where}, {after.name}: takes {after.kind.takes.__name__}, but '{before.name}' before it gives "
+                f"{before.kind.gives.__name__}. Change their order, or put the missing stage between them."
+            )
+    if last.kind.gives is not FrameTracks:
+        raise GraphError(f"{where}, {last.name}: the last stage must give FrameTracks, not {last.kind.gives.__name__}.")
+
+
+def _check_placement(placement: tuple[Placement, ...], stages: tuple[StageSpec, ...], where: str) -> None:
+    names = [stage.name for stage in stages]
+    placed: list[str] = []
+    for i, group in enumerate(placement):
+        for name in group.stages:
+            if name not in names:
+                raise GraphError(f"{where}, placement[{i}]: no stage '{name}'.{did_you_mean(name, names)}")
+            if name in placed:
+                raise GraphError(f"{where}, placement[{i}]: '{name}' is placed twice; a stage belongs to one group.")
+            placed.append(name)
+    for name in names:
+        if name not in placed:
+            raise GraphError(f"{where}, placement: '{name}' is in no group. Add it to one, or leave placement out.")
+    if placed != names:
+        raise GraphError(
+            f"{where}, placement: the groups hold {placed}, expected the order of stages {names}: "
+            "a group holds neighbours, and groups follow each other."
+        )

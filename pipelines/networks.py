@@ -1,0 +1,101 @@
+"""A file of configs/networks -> a network with its weights, ready on its device.
+
+In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model` and `detect`
+Out:    `NetworkSpec`, checked before any work; `load_network`, once per process and device
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models import NETWORKS
+from operators.detect import DetectConfig
+from operators.errors import CheckpointError, ConfigError, did_you_mean
+from operators.weights import Checkpoint, load_into, read_weights
+from pipelines.config import apply_overrides, build, load_yaml, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NetworkFile:
+    network: str
+    weights: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Which network, how large, with which weights. Small and picklable: it travels to where the network is built."""
+
+    name: str
+    config: Any
+    """The settings class that NETWORKS names."""
+    detect: DetectConfig
+    weights: Path | None
+    where: str
+    """The file, for messages."""
+
+
+def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
+    """Raises ConfigError naming file and key."""
+    where = resolve(path)
+    file = build(_NetworkFile, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
+    if file.network not in NETWORKS:
+        raise ConfigError(f"{where}, network: no network '{file.network}'.{did_you_mean(file.network, NETWORKS)}")
+    _, settings = NETWORKS[file.network]
+    config = build(settings, file.model, str(where), "model")
+    return NetworkSpec(file.network, config, file.detect, resolve(file.weights) if file.weights else None, str(where))
+
+
+def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
+    """The weights that `spec` names, checked to be of this network and these settings.
+
+    Raises CheckpointError: none named, unreadable, or of another network.
+    """
+    if spec.weights is None:
+        raise CheckpointError(f"{spec.where}: names no weights. Make some by `maskstream train`, then set `weights:`.")
+    checkpoint = read_weights(spec.weights)
+    if checkpoint.network != spec.name:
+        raise CheckpointError(f"{spec.weights}: weights of '{checkpoint.network}', but {spec.where} is '{spec.name}'.")
+    differences = list(_differences(checkpoint.config, as_plain(spec.config)))
+    if differences:
+        shown = "; ".join(differences[:3])
+        raise CheckpointError(f"{spec.weights}: weights of another network than {spec.where}: {shown}.")
+    return checkpoint
+
+
+@functools.lru_cache(maxsize=4)
+def load_network(spec: NetworkSpec, device: torch.device) -> nn.Module:
+    """The network in evaluation mode. Stages of one process that name the same network share it."""
+    checkpoint = read_checkpoint(spec)
+    network = NETWORKS[spec.name][0](spec.config)
+    load_into(network, checkpoint.state, str(spec.weights))
+    return network.to(device).eval()
+
+
+def as_plain(config: Any) -> Any:
+    """Settings as JSON would give them back: what weights carry in their metadata."""
+    if is_dataclass(config):
+        return {f.name: as_plain(getattr(config, f.name)) for f in fields(config)}
+    if isinstance(config, (tuple, list)):
+        return [as_plain(value) for value in config]
+    return config
+
+
+def _differences(saved: Any, wanted: Any, key: str = "model") -> Any:
+    """Settings that differ, in words: only those that change what the weights mean."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for name in sorted(saved.keys() | wanted.keys()):
+            if name not in _TRAINING_ONLY:
+                yield from _differences(saved.get(name), wanted.get(name), f"{key}.{name}")
+    elif saved != wanted:
+        yield f"{key} is {saved} there, {wanted} here"
+
+
+_TRAINING_ONLY = {"gradient_gate", "frozen_stages"}

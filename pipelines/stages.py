@@ -1,0 +1,95 @@
+"""The stages that a graph may name: what each takes and gives, whether it remembers, and how it is built.
+
+A new stage is a class in `operators/` and an entry here. A network that remembers (TLTM, IAI) gets an entry of its own
+with `stateful=True`, and stands where `heads` stands; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from models.crossvis import CrossVIS
+from operators.association import Associate, AssociateConfig
+from operators.decode import Decode, DecodeConfig
+from operators.errors import ConfigError
+from operators.masks import EncodeMasks
+from operators.network import Backbone, BatchConfig, Heads
+from operators.preprocess import Preprocess
+from operators.records import Features, Frame, FrameDetections, FrameTracks, Image, Pull
+from pipelines.graph import RunContext, StageKind
+from pipelines.networks import NetworkSpec, load_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """Size, colour order and normalisation are the network's (`model.input` in its file)."""
+
+    threads: int = 1
+    """DALI's threads. More: faster where frames are large, less left for the network."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threads <= 64:
+            raise ValueError(f"threads is {self.threads}, expected 1 to 64.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSettings:
+    """A stage without a choice."""
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto' is the GPU where this process sees one. Raises: ConfigError for 'cuda' without a GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no GPU here. Use --device auto or cpu, or install torch for CUDA.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _decode(settings: DecodeConfig, context: RunContext) -> Decode:
+    return Decode(settings)
+
+
+def _preprocess(settings: PreprocessConfig, context: RunContext) -> Preprocess:
+    return Preprocess(_spec(context).config.input, str(choose_device(context.device)), settings.threads)
+
+
+def _backbone(settings: BatchConfig, context: RunContext) -> Backbone:
+    network, device = _network(context)
+    return Backbone(network, settings, device)
+
+
+def _heads(settings: BatchConfig, context: RunContext) -> Heads:
+    network, device = _network(context)
+    return Heads(network, settings, _spec(context).detect, device)
+
+
+def _associate(settings: AssociateConfig, context: RunContext) -> Associate:
+    return Associate(settings)
+
+
+def _encode_masks(settings: NoSettings, context: RunContext) -> EncodeMasks:
+    return EncodeMasks()
+
+
+def _spec(context: RunContext) -> NetworkSpec:
+    if context.network is None:
+        raise ConfigError("the graph has network stages, but no network is named. Name one with --network.")
+    return context.network
+
+
+def _network(context: RunContext) -> tuple[CrossVIS, torch.device]:
+    """The weights on their device, loaded once for all stages of a process."""
+    device = choose_device(context.device)
+    return load_network(_spec(context), device), device
+
+
+STAGES = {
+    "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True),
+    "preprocess": StageKind("operator", Frame, Image, PreprocessConfig, _preprocess, on_device=True),
+    "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
+    "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, on_device=True),
+    "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, stateful=True),
+    "encode_masks": StageKind("operator", FrameDetections, FrameTracks, NoSettings, _encode_masks, on_device=True),
+}
+"""Written out by hand: the lookup of a graph, the error for a wrong name, and the tests all read it."""
