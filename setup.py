@@ -38,5 +38,5 @@ setup(
     package_data={"": ["*.yaml", "*.safetensors"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST_REQUIREMENTS},
-    entry_points={"console_scripts": ["maskstream = pipelines.cli:entry_point"]},
+    entry_points={"console_scripts": ["maskstream = pipelines.cli:main"]},
 )

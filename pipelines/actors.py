@@ -80,7 +80,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray's start brings a handler of SIGTERM that ends the process at once: afterwards the caller's own count again."""
+    """Ray's start brings a handler of SIGTERM that ends the process at once: afterwards the caller's own are back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

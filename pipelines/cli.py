@@ -58,6 +58,10 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
+    # Torch's threads wait for each other some hundred times a frame. Spinning as they do by default, they take from a
+    # busy machine the very time that they wait for: 1000 ms a frame in place of 22, measured with one other process on
+    # two cores. Asleep they lose nothing that shows. It counts only before torch is loaded; actors inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse's own way out, of --help too
@@ -261,12 +265,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     text = "where the clip and the results go (default: %(default)s)"
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help=text)
+    parser.add_argument("--animation", metavar="FILE", help="write the overlay as a small .webp or .gif too")
 
 
 def _demo(args: argparse.Namespace) -> int:
     from pipelines.demo import main as demo
 
-    return demo(Path(args.out))
+    return demo(Path(args.out), Path(args.animation) if args.animation else None)
 
 
 if __name__ == "__main__":

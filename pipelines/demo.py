@@ -1,4 +1,4 @@
-"""`maskstream demo`: the first thing to see. Two commands of ours, printed as they run, on a clip that needs no download.
+"""`maskstream demo`: the first thing to see. Two commands of ours, printed as they run, on a clip made on the spot.
 
 In:     a folder
 Out:    the clip, its results and overlay.mp4 in that folder; with `animation` the overlay as a WebP or GIF too
@@ -21,9 +21,10 @@ ANIMATION_FRAMES, ANIMATION_WIDTH = 48, 384
 def main(out: Path, animation: Path | None = None) -> int:
     """Generate, track, and say where the video is; returns the exit code of the first command that failed."""
     clip = out / "clip_00000.mp4"
-    size = ("--set", f"width={SIZE[0]}", "--set", f"height={SIZE[1]}", "--set", f"num_frames={NUM_FRAMES}")
+    settings = [f"width={SIZE[0]}", f"height={SIZE[1]}", f"num_frames={NUM_FRAMES}"]
+    overrides = [word for setting in settings for word in ("--set", setting)]
     commands = [
-        ["shapes", "--out", str(out), "--preset", "medium", "--seed", str(SEED), "--clips", "1", "--video", "h264", *size],
+        ["shapes", "--out", str(out), "--seed", str(SEED), "--clips", "1", "--video", "h264", *overrides],
         ["run", str(clip), "--out", str(out)],
     ]
     for command in commands:

@@ -1,8 +1,9 @@
 """What a run saves: the outputs of each stream, and the account of what became of it.
 
 In:     results of many streams, in order per stream
-Out:    files in DIR/<source name>/ by `operators/sinks.py`; a SourceSummary for each source
-State:  the open outputs of the streams under way, and the set of their track ids
+Out:    files in DIR/<source name>/ by `operators/sinks.py`; for all videos of a YouTube-VIS JSON one DIR/results.json,
+        as its server takes it; a SourceSummary for each source
+State:  the open outputs of the streams under way, and the sets of their track ids
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Literal
 
 from operators.decode import open_reader
 from operators.errors import ConfigError, MaskstreamError
-from operators.formats import Categories
+from operators.formats import Categories, merge_results
 from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
-from operators.sinks import Sink, SinkConfig, open_sinks
+from operators.sinks import SINKS, Sink, SinkConfig, open_sinks
 from operators.sources import Source
 from pipelines.drive import Result
 
@@ -43,6 +44,9 @@ class SourceSummary:
     frames: int = 0
     """Frames with a result, even an empty one."""
     tracks: int = 0
+    """Tracks that pictures show: in some frame their score reaches the `min_score` of the sinks."""
+    weak: int = 0
+    """Tracks that never do; tracks.jsonl and results.json hold them too."""
     faults: int = 0
     """Frames that are known of but could not be decoded; `frames` + `faults` lines stand in tracks.jsonl."""
     skipped: int = 0
@@ -61,6 +65,7 @@ class Files:
         self._outputs = outputs
         self._sources = {source.name: (number, source) for number, source in enumerate(sources, start=1)}
         self._open: dict[str, _Stream] = {}
+        self._begun: set[str] = set()
         self._summaries = {source.name: SourceSummary(source.name, note="not begun") for source in sources}
         try:
             outputs.directory.mkdir(parents=True, exist_ok=True)
@@ -73,6 +78,7 @@ class Files:
     def __exit__(self, *error: object) -> None:
         for stream in list(self._open.values()):
             stream.end(None)
+        self._merge()
 
     def take(self, result: Result) -> None:
         """Write one result to its stream's outputs."""
@@ -84,6 +90,15 @@ class Files:
         else:
             self._open[name].take(result)
 
+    def _merge(self) -> None:
+        """One results.json for all videos of a dataset; none where two datasets use the same video ids."""
+        ids = {name: source.video_id for name, (_, source) in self._sources.items() if name in self._begun}
+        ids = {name: video_id for name, video_id in ids.items() if video_id is not None}
+        if "ytvis" not in self._outputs.kinds or not ids or len(set(ids.values())) < len(ids):
+            return
+        directory, file = self._outputs.directory, SINKS["ytvis"].file
+        merge_results([path for name in ids if (path := directory / name / file).exists()], directory / file)
+
     def summaries(self) -> tuple[SourceSummary, ...]:
         return tuple(self._summaries.values())
 
@@ -91,18 +106,21 @@ class Files:
         number, source = self._sources[name]
         o = self._outputs
         sinks = open_sinks(o.directory, o.kinds, source, o.categories, frames=frames, config=o.config, number=number)
+        self._begun.add(name)
         self._summaries[name].note = "the run was cut"
-        return _Stream(sinks, self._summaries[name])
+        return _Stream(sinks, self._summaries[name], o.config.min_score)
 
 
 class _Stream:
     """The open outputs of one stream. One that fails is given up, the others go on."""
 
-    def __init__(self, sinks: list[Sink], summary: SourceSummary) -> None:
+    def __init__(self, sinks: list[Sink], summary: SourceSummary, min_score: float) -> None:
         self._sinks = sinks
+        self._min_score = min_score
         self._given_up: list[str] = []
         self._summary = summary
         self._tracks: set[int] = set()
+        self._shown: set[int] = set()
 
     def take(self, result: FrameTracks | FrameFault) -> None:
         if isinstance(result, FrameFault):
@@ -111,7 +129,8 @@ class _Stream:
         else:
             self._summary.frames += 1
             self._tracks.update(result.track_ids.tolist())
-            self._summary.tracks = len(self._tracks)
+            self._shown.update(result.track_ids[result.scores >= self._min_score].tolist())
+            self._summary.tracks, self._summary.weak = len(self._shown), len(self._tracks) - len(self._shown)
             self._each(lambda sink: sink.write(result))
 
     def end(self, end: StreamEnd | None) -> None:

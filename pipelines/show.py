@@ -53,9 +53,9 @@ class Bar(Observer):
                 self._print(f"{'error' if result.fatal else 'warning'}: {result.stream}: {result.error}")
             return
         stage, share = meter.limiting()
-        task = self._progress.tasks[0]
-        rate = f"{task.speed:.1f} frames/s" if task.speed else ""
-        self._progress.update(self._task, advance=1, rate=rate, limit=f"{stage} limits ({share:.0%})" if stage else "")
+        done = self._progress.tasks[0].completed + 1
+        rate = f"{done / meter.wall_s:.1f} frames/s" if meter.wall_s > 0 else ""
+        self._progress.update(self._task, completed=done, rate=rate, limit=f"{stage} limits ({share:.0%})")
 
     def _print(self, line: str) -> None:
         self._progress.console.print(Text(line), soft_wrap=True)
@@ -81,10 +81,10 @@ def print_summary(summary: RunSummary, outputs: Outputs, console: Console | None
 
 def _sources(summary: RunSummary) -> Table:
     table = Table("source", "state", title=None)
-    for column in ("frames", "tracks", "faulty", "skipped"):
+    for column in ("frames", "tracks", "weak tracks", "faulty", "skipped"):
         table.add_column(column, justify="right")
     for row in summary.sources:
-        counts = (row.frames, row.tracks, row.faults, row.skipped)
+        counts = (row.frames, row.tracks, row.weak, row.faults, row.skipped)
         table.add_row(Text(row.name), Text(row.state, style=STYLES[row.state]), *map(str, counts))
     return table
 
