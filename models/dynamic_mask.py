@@ -85,7 +85,7 @@ def dynamic_mask_logits(features: Tensor, filters: Tensor, points: Tensor, divis
     """
     n, _, h, w = features.shape
     x = torch.cat([relative_coordinates(points, divisors, h, w), features], dim=1)     # (N, 10, H/8, W/8)
-    x = x.reshape(n, -1, h * w)
+    x = x.flatten(2)                                                                   # (N, 10, H/8 * W/8)
     weights, biases = split_filters(filters)
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = torch.baddbmm(bias[:, :, None], weight, x)                                 # (N, out, H/8 * W/8)

@@ -12,9 +12,6 @@ frames of a stream in order. A dead actor ends the run with one error.
 
 from __future__ import annotations
 
-import logging
-import signal
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,10 +27,11 @@ from operators.errors import GraphError, MaskstreamError, StageError
 from operators.records import FrameTracks
 from operators.sources import Source
 from pipelines.batching import Schedule, Tick
+from pipelines.cluster import cluster
 from pipelines.drive import Result, Watch, drive
 from pipelines.graph import Graph, Placement, RunContext, StageSpec
 from pipelines.group import Report, StageGroup
-from pipelines.local import num_threads, usable_cpus
+from pipelines.local import num_threads
 
 START_TIMEOUT_S = 300.0
 """Longest wait for an actor to be there with its weights loaded: a busy cluster shall be an error, not a silence."""
@@ -52,42 +50,10 @@ def run_actors(
     ends with the iterator. Closing the iterator early (Ctrl-C) ends actors and cluster too.
     Raises: GraphError if the placement wants more than the cluster has; StageError if an actor dies.
     """
-    with _cluster(address), _chain(graph, context) as chain:
+    if context.network and context.network.weights:  # workers live in other folders
+        context = replace(context, network=replace(context.network, weights=context.network.weights.absolute()))
+    with cluster(address), _chain(graph, context) as chain:
         yield from drive(Schedule(sources, graph.batching), chain, graph.batching.in_flight, watch)
-
-
-@contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Connected to a cluster; what was connected or started here is left or ended here."""
-    if ray.is_initialized():
-        yield
-        return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        with _own_signals():
-            if address is None:
-                ray.init(address="local", num_cpus=usable_cpus(), include_dashboard=False, **quiet)
-            else:
-                ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = "a local Ray cluster" if address is None else f"the Ray cluster at '{address}'"
-        raise GraphError(f"{where} cannot be reached: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray's start brings a handler of SIGTERM that ends the process at once: afterwards the caller's own are back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -27,9 +28,14 @@ def run_local(
     return drive(Schedule(sources, graph.batching), chain, graph.batching.in_flight, watch)
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPUs that this process may use: of those it may run on, no more than its container's share of time pays for."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()  # "200000 100000": two CPUs; "max 100000": all
+        return max(1, min(cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file outside of Linux containers; "max" is no number
+        return cpus
 
 
 def num_threads(num_cpus: float) -> int:

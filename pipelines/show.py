@@ -5,6 +5,8 @@ Progress and errors go to stderr, the summary to stdout: a script can take eithe
 
 from __future__ import annotations
 
+import signal
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -68,12 +70,12 @@ def print_summary(summary: RunSummary, outputs: Outputs, console: Console | None
     for source in summary.sources:
         if source.note:
             console.print(Text(f"{source.name}: {source.note}"), soft_wrap=True)
+    if summary.signal is not None:
+        console.print(f"Stopped early, by {signal.Signals(summary.signal).name}.")
     if summary.seconds:
         console.print(_stages(summary))
-    rate = summary.frames / summary.wall_s if summary.wall_s > 0 else 0.0
-    early = "stopped early: " if summary.signal is not None else ""
-    rate_line = f"{summary.frames} frames in {summary.wall_s:.1f} s: {rate:.1f} frames/s"
-    console.print(Text(f"{early}{rate_line}, after {summary.start_s:.1f} s to start"))
+        rate = f"{summary.frames / summary.wall_s:.1f} frames/s, after {summary.start_s:.1f} s to start"
+        console.print(f"{summary.frames} frames in {summary.wall_s:.1f} s: {rate}")
     for source in summary.sources:
         for output in source.outputs:
             console.print(Text(f"{outputs.directory / source.name}/{output}"), soft_wrap=True)

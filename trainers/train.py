@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shlex
 import sys
@@ -27,7 +26,7 @@ from operators.errors import ConfigError, DatasetError, MaskstreamError
 from operators.youtube_vis_data import read_dataset
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.networks import NetworkSpec, as_plain, read_network
-from trainers.config import TrainConfig
+from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import plot_losses, read_metrics
 from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job, train_worker
 
@@ -49,7 +48,7 @@ def train(
     job = prepare(config_path, overrides, Path(out), resume)
     # By default every report waits 1.8 s for the controller to look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with _cluster(address, job.config), _progress(job):
+    with _cluster(address, job.config.workers), _progress(job):
         _fit(job)
     plot_losses(read_metrics(job.out / METRICS_FILE), job.out / "losses.png")
     return job.out / WEIGHTS_FILE
@@ -107,30 +106,23 @@ def _fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
 
 
 @contextmanager
-def _cluster(address: str | None, config: TrainConfig) -> Iterator[None]:
+def _cluster(address: str | None, workers: WorkersConfig) -> Iterator[None]:
     """A cluster by address (or RAY_ADDRESS, as under `ray job submit`), else a local one for as long as the run."""
     import ray
 
+    from pipelines.cluster import cluster
+
+    wanted = {"CPU": workers.num_workers * workers.cpus_per_worker, "GPU": workers.num_workers * workers.use_gpu}
     address = address or os.environ.get("RAY_ADDRESS")
-    workers = config.workers
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        needed = workers.num_workers * workers.cpus_per_worker
-        ray.init(address="local", num_cpus=max(needed, os.cpu_count() or 1), include_dashboard=False, **quiet)
-    try:
-        have = ray.cluster_resources()
-        for resource, wanted in (("CPU", workers.num_workers * workers.cpus_per_worker),
-                                 ("GPU", workers.num_workers * workers.use_gpu)):
-            if wanted > have.get(resource, 0):
+    with cluster(address):
+        for resource, amount in wanted.items():
+            have = ray.cluster_resources().get(resource, 0)
+            if amount > have:
                 raise ConfigError(
-                    f"workers want {wanted} {resource}s, the cluster has {have.get(resource, 0):g}. "
+                    f"workers want {amount} {resource}s, the cluster has {have:g}. "
                     "Lower workers.num_workers or workers.cpus_per_worker, or add a node."
                 )
         yield
-    finally:
-        ray.shutdown()
 
 
 def _fit(job: Job) -> None:

@@ -17,7 +17,7 @@ def cluster() -> Iterator[None]:
     import ray
 
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=4, num_gpus=0, **quiet)
+    ray.init(address="local", num_cpus=4, num_gpus=0, _system_config={"worker_niceness": 0}, **quiet)
     yield
     ray.shutdown()
 

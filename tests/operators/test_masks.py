@@ -1,0 +1,203 @@
+"""Masks: against a float64 loop written from CrossVIS specification 4.1 step 5, and drawn by hand for run lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+
+from models.outputs import Detections
+from operators.masks import EncodeMasks, decode_masks, encode_masks, window_runs
+from operators.records import FrameDetections, FrameInfo, FrameTracks
+
+
+def draw(*rows: str) -> np.ndarray:
+    return np.array([[c == "#" for c in row] for row in rows])
+
+
+def painted(logits: torch.Tensor, size: tuple[int, int], height: int, width: int) -> np.ndarray:
+    """What `encode_masks` stands for: (N, height, width) bool."""
+    return decode_masks(encode_masks(logits, size, height, width), height, width).transpose(2, 0, 1) > 0
+
+
+EMPTY = draw("....", "....", "....")
+CORNER = draw("##..", "#...", "....")
+RING = draw("####", "#..#", "####")
+FULL = draw("####", "####", "####")
+
+# ----------------------------------------------------------------------------------------------------- logits to pixels
+
+
+def naive_masks(logits: np.ndarray, size: tuple[int, int], height: int, width: int) -> np.ndarray:
+    """Probabilities (N, height, width) before the threshold, pixel by pixel in float64."""
+    n, rows, columns = logits.shape
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    fine = np.zeros((n, *size))
+    for y in range(size[0]):                                            # U4: (j - 2) / 4, replicated at both ends
+        for x in range(size[1]):
+            fine[:, y, x] = lerp(probability, clamp((y - 2) / 4, rows), clamp((x - 2) / 4, columns))
+    out = np.zeros((n, height, width))
+    for y in range(height):                                             # half-pixel bilinear of what was cut out
+        for x in range(width):
+            v, u = (y + 0.5) * size[0] / height - 0.5, (x + 0.5) * size[1] / width - 0.5
+            out[:, y, x] = lerp(fine, clamp(v, size[0]), clamp(u, size[1]))
+    return out
+
+
+def clamp(p: float, length: int) -> float:
+    return min(max(p, 0.0), length - 1.0)
+
+
+def lerp(maps: np.ndarray, v: float, u: float) -> np.ndarray:
+    """(N, H, W) at row v, column u -> (N,)"""
+    y, x = int(v), int(u)
+    below, right = min(y + 1, maps.shape[1] - 1), min(x + 1, maps.shape[2] - 1)
+    top = maps[:, y, x] * (1 - u + x) + maps[:, y, right] * (u - x)
+    bottom = maps[:, below, x] * (1 - u + x) + maps[:, below, right] * (u - x)
+    return top * (1 - v + y) + bottom * (v - y)
+
+
+@pytest.mark.parametrize("size, height, width", [
+    pytest.param((24, 32), 24, 32, id="the frame fills the input, at its own size"),
+    pytest.param((24, 32), 41, 67, id="enlarged, sides of different shares"),
+    pytest.param((18, 27), 36, 54, id="padded at the right and bottom, enlarged by 2"),
+    pytest.param((17, 31), 9, 13, id="shrunk, without antialiasing"),
+    pytest.param((23, 5), 61, 13, id="portrait"),
+    pytest.param((1, 1), 3, 2, id="one pixel"),
+])
+def test_against_the_float64_loop(size, height, width):
+    rng = np.random.default_rng(height)
+    logits = rng.normal(0, 3, (3, 6, 8)).astype(np.float32)
+    expected = naive_masks(logits, size, height, width)
+    found = painted(torch.from_numpy(logits), size, height, width)
+    clear = np.abs(expected - 0.5) > 1e-5                               # float32 may round a tie either way
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(found[clear], (expected > 0.5)[clear])
+
+
+def test_objects_anywhere_in_frames_of_any_size():
+    """Each mask is painted in the window of its own cells alone: nothing may be lost at the window's rim."""
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        cells, (height, width) = rng.integers(2, 9, 2), rng.integers(1, 60, 2)
+        size = tuple(int(rng.integers(1, 4 * n + 1)) for n in cells)
+        logits = rng.normal(rng.choice([-4.0, 0.0, 2.0]), 3, (3, *cells)).astype(np.float32)
+        expected = naive_masks(logits, size, height, width)
+        clear = np.abs(expected - 0.5) > 1e-5
+        found = painted(torch.from_numpy(logits), size, height, width)
+        np.testing.assert_array_equal(found[clear], (expected > 0.5)[clear])
+
+
+def test_a_half_is_not_above_a_half():
+    assert not painted(torch.zeros(1, 4, 4), (16, 16), 32, 32).any()
+    assert painted(torch.full((1, 4, 4), 1e-3), (16, 16), 32, 32).all()
+
+
+def test_what_lies_in_the_padding_does_not_reach_the_mask():
+    """The probabilities are cut to the frame before they are resized: all rows below it are another matter."""
+    logits = torch.full((1, 8, 8), -9.0)
+    logits[:, 4:] = 9.0                                                 # stride-4 rows 4.. begin at fine row 16 + 2
+    assert not painted(logits, (14, 32), 140, 32).any()
+    assert painted(logits, (32, 32), 32, 32).any()
+
+
+def test_no_instance():
+    assert encode_masks(torch.zeros(0, 6, 8), (24, 32), 48, 64) == ()
+
+
+# ---------------------------------------------------------------------------------------------------------- run lengths
+
+
+def runs_of(mask: np.ndarray, left: int = 0, top: int = 0, height: int = 3, width: int = 4) -> list[int]:
+    return window_runs(mask.T, left, top, height, width)
+
+
+@pytest.mark.parametrize("mask, runs", [
+    # column by column, beginning with background: the format's own rule
+    pytest.param(np.zeros((0, 0), bool), [12], id="no window"),
+    pytest.param(EMPTY, [12], id="all zero"),
+    pytest.param(FULL, [0, 12], id="all one"),
+    pytest.param(CORNER, [0, 2, 1, 1, 8], id="corner"),
+    pytest.param(RING, [0, 4, 1, 2, 1, 4], id="ring: runs go on from column to column"),
+])
+def test_runs_by_hand(mask, runs):
+    assert runs_of(mask) == runs
+
+
+@pytest.mark.parametrize("left, top, runs", [
+    pytest.param(0, 0, [0, 2, 3, 1, 9], id="top left"),
+    pytest.param(1, 2, [7, 2, 3, 1, 2], id="inside"),
+    pytest.param(1, 3, [8, 2, 3, 1, 1], id="at the bottom: runs of two columns do not touch"),
+])
+def test_a_window_at_its_place(left, top, runs):
+    """The window is 2 x 2 with three pixels set, the frame 3 columns of 5."""
+    assert runs_of(draw("##", "#."), left, top, height=5, width=3) == runs
+
+
+def test_runs_equal_those_of_the_official_code():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        height, width = rng.integers(1, 9, 2)
+        mask = rng.random((height, width)) < rng.choice([0.1, 0.5, 0.95])
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        alone = np.zeros_like(mask)
+        alone[top:, left:] = mask[top:, left:]
+        expected = coco.encode(np.asfortranarray(alone.astype(np.uint8)))["counts"]
+        runs = runs_of(mask[top:, left:], left, top, height, width)
+        given = {"size": [height, width], "counts": [int(n) for n in runs]}
+        assert coco.frPyObjects(given, height, width)["counts"] == expected
+
+
+def test_none_is_a_mask_without_pixels():
+    ring = coco.frPyObjects({"size": [3, 4], "counts": runs_of(RING)}, 3, 4)
+    decoded = decode_masks([None, ring, None], 3, 4)
+    np.testing.assert_array_equal(decoded.transpose(2, 0, 1), [EMPTY, RING, EMPTY])
+    np.testing.assert_array_equal(decode_masks([None, None], 3, 4), np.zeros((3, 4, 2)))
+
+
+# ------------------------------------------------------------------------------------------------------------ the stage
+
+
+def record(logits: torch.Tensor, height: int = 48, width: int = 64, with_ids: bool = True) -> FrameDetections:
+    n = len(logits)
+    found = Detections(
+        boxes=torch.arange(4.0 * n).reshape(n, 4), scores=torch.linspace(1, 0.5, n), labels=torch.arange(n) % 3,
+        embeddings=torch.zeros(n, 2), mask_logits=logits, track_ids=torch.arange(n) + 7 if with_ids else None,
+    )
+    return FrameDetections(FrameInfo("s", 3, 0.1, height, width), found, (24, 32), (24, 32))
+
+
+def test_an_empty_batch_and_a_frame_without_instances():
+    assert EncodeMasks()([]) == []
+    (tracks,) = EncodeMasks()([record(torch.zeros(0, 6, 8))])
+    assert len(tracks) == 0 and tracks.masks == ()
+    assert tracks.boxes.shape == (0, 4) and tracks.track_ids.shape == (0,)
+
+
+def test_fields_and_a_mask_without_pixels():
+    logits = torch.full((3, 6, 8), -5.0)
+    logits[0, :, :4] = 5.0                                              # the left half
+    logits[2] = 5.0
+    (tracks,) = EncodeMasks()([record(logits)])
+    assert isinstance(tracks, FrameTracks) and tracks.info == record(logits).info
+    assert tracks.track_ids.tolist() == [7, 8, 9] and tracks.track_ids.dtype == np.int64
+    assert tracks.labels.tolist() == [0, 1, 2] and tracks.labels.dtype == np.int64
+    assert tracks.scores.tolist() == [1, 0.75, 0.5] and tracks.scores.dtype == np.float32
+    assert tracks.boxes.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]] and tracks.boxes.dtype == np.float32
+    assert [list(rle["size"]) for rle in tracks.masks] == [[48, 64]] * 3
+    painted = decode_masks(tracks.masks, 48, 64)
+    assert painted[:, :20, 0].all() and not painted[:, 40:, 0].any()
+    assert not painted[:, :, 1].any(), "a mask without a pixel is an RLE of zeros, not left out"
+    assert painted[:, :, 2].all()
+
+
+def test_frames_of_a_batch_are_painted_at_their_own_sizes():
+    logits = torch.full((1, 6, 8), 5.0)
+    small, large = EncodeMasks()([record(logits, 10, 20), record(logits, 30, 15)])
+    assert [list(t.masks[0]["size"]) for t in (small, large)] == [[10, 20], [30, 15]]
+
+
+def test_detections_without_track_ids_are_a_mistake_in_the_graph():
+    with pytest.raises(ValueError, match="'associate' must come before 'encode_masks'"):
+        EncodeMasks()([record(torch.zeros(1, 6, 8), with_ids=False)])
