@@ -165,7 +165,9 @@ class Associate:
         if info.index <= self._last[info.stream]:
             last = self._last[info.stream]
             raise StageError(f"associate, {info}: came after frame {last}; frames must come in order.")
-        memory = self._memories[info.stream] or TrackMemory.empty(found.embeddings.shape[1])
+        memory = self._memories[info.stream]
+        if memory is None:                  # an empty memory is another matter: it knows which ids were given
+            memory = TrackMemory.empty(found.embeddings.shape[1])
         if memory.embeddings.shape[1] != found.embeddings.shape[1]:
             raise StageError(
                 f"associate, {info}: embeddings {tuple(found.embeddings.shape)}, memory "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,20 +21,39 @@ from torch import Tensor
 from operators.records import FrameDetections, FrameTracks
 
 MASK_STRIDE = 4
-PIXELS_AT_ONCE = 1 << 20
-"""Instances are painted in groups of about so many pixels: 4 MB of float32 stay in the cache, which halves the time."""
 
 
-@functools.lru_cache(maxsize=64)
-def axis_weights(cells: int, resized: int, size: int) -> Tensor:
-    """How one axis of a low-resolution mask becomes pixels: (size, cells) float32, rows that sum to 1.
+@dataclass(frozen=True)
+class Axis:
+    """How one axis of a low-resolution mask becomes pixels.
 
-    Aligned x4 from `cells`, cut to the first `resized`, half-pixel bilinear to `size`. All three are linear and
-    separable, so a mask is `rows @ mask @ columns.T`: two small products instead of two passes over full-size images.
+    Aligned x4 from `cells`, cut to the resized frame, half-pixel bilinear to the original: all linear and separable, so
+    a mask is `rows.weights @ mask @ columns.weights.T`, and any part of it is the product of the parts.
     """
-    enlarged = _lerp((torch.arange(resized, dtype=torch.float64) - MASK_STRIDE // 2) / MASK_STRIDE, cells)
-    pixels = _lerp((torch.arange(size, dtype=torch.float64) + 0.5) * (resized / size) - 0.5, resized)
-    return (pixels @ enlarged).float()
+
+    weights: Tensor
+    """(pixels, cells) float32; rows sum to 1, and no pixel looks at more than three neighbouring cells."""
+    first: np.ndarray
+    """(cells,) the first pixel that looks at this cell or a later one."""
+    last: np.ndarray
+    """(cells,) the last pixel that looks at this cell or an earlier one."""
+
+    @staticmethod
+    @functools.lru_cache(maxsize=64)
+    def of(cells: int, resized: int, pixels: int) -> Axis:
+        """The frame fills the first `resized` of 4 x `cells` input pixels; before it was resized it had `pixels`."""
+        enlarged = _lerp((torch.arange(resized, dtype=torch.float64) - MASK_STRIDE // 2) / MASK_STRIDE, cells)
+        original = _lerp((torch.arange(pixels, dtype=torch.float64) + 0.5) * (resized / pixels) - 0.5, resized)
+        weights = original @ enlarged
+        pixel, cell = weights.numpy().nonzero()
+        first, last = np.full(cells, pixels), np.full(cells, -1)
+        np.minimum.at(first, cell, pixel)
+        np.maximum.at(last, cell, pixel)
+        return Axis(weights.float(), np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last))
+
+    def pixels(self, begin: int, end: int) -> slice:
+        """The pixels that look at any of the cells begin .. end - 1; none for no cell."""
+        return slice(int(self.first[begin]), int(self.last[end - 1]) + 1) if end > begin else slice(0, 0)
 
 
 def _lerp(positions: Tensor, cells: int) -> Tensor:
@@ -49,23 +69,52 @@ def _lerp(positions: Tensor, cells: int) -> Tensor:
     return matrix
 
 
-def full_size_masks(mask_logits: Tensor, size: tuple[int, int], height: int, width: int) -> Tensor:
-    """(N, Hp/4, Wp/4) logits -> (N, width, height) bool, column by column as run lengths count.
+def encode_masks(mask_logits: Tensor, size: tuple[int, int], height: int, width: int) -> tuple[dict, ...]:
+    """(N, Hp/4, Wp/4) logits -> N COCO compressed RLEs of height x width, `counts` as text. No instance: ().
 
-    The frame fills `size` (h, w) of the padded input.
+    The frame fills `size` (h, w) of the padded input. A pixel is a mean of cells, so it is above 0.5 only near cells
+    that are: each mask is painted in the window of those alone, and its cost is that of the object, not of the frame.
     """
-    probability = mask_logits.float().sigmoid().transpose(1, 2)                                  # (N, Wp/4, Hp/4)
-    rows = axis_weights(mask_logits.shape[1], size[0], height).to(probability.device)            # (height, Hp/4)
-    columns = axis_weights(mask_logits.shape[2], size[1], width).to(probability.device)          # (width, Wp/4)
-    return (columns @ probability) @ rows.T > 0.5                 # in this order the second product is one large one
+    probability = mask_logits.float().sigmoid().cpu()
+    rows = Axis.of(probability.shape[1], size[0], height)
+    columns = Axis.of(probability.shape[2], size[1], width)
+    inside = probability.numpy() > 0.5                                                   # (N, Hp/4, Wp/4)
+    down_spans, across_spans = _spans(inside.any(2)), _spans(inside.any(1))
+    runs = []
+    for mask, (top, bottom), (left, right) in zip(probability, down_spans, across_spans, strict=True):
+        y, x = rows.pixels(top, bottom), columns.pixels(left, right)
+        down, across = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
+        part = columns.weights[x, across] @ mask[down, across].T @ rows.weights[y, down].T
+        runs.append(window_runs((part > 0.5).numpy(), x.start, y.start, height, width))
+    return _compress(runs, height, width)
 
 
-def encode_masks(masks: Tensor) -> tuple[dict, ...]:
-    """(N, W, H) bool, on the CPU -> N COCO compressed RLEs with `counts` as text."""
-    if not len(masks):
-        return ()
-    pixels = masks.contiguous().view(torch.uint8).numpy().transpose(2, 1, 0)                     # (H, W, N), no copy
-    return tuple({"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in coco.encode(pixels))
+def _spans(inside: np.ndarray) -> np.ndarray:
+    """First cell and the one past the last that is inside, for each row of (N, cells); 0, 0 where none is.  (N, 2)"""
+    begin, end = inside.argmax(1), inside.shape[1] - inside[:, ::-1].argmax(1)
+    return np.stack([begin, end], axis=1) * inside.any(1, keepdims=True)
+
+
+def window_runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
+    """Run lengths, down the columns and background first, of a mask that is `window` (w, h) bool, column by column, at
+    (left, top), and nothing elsewhere in height x width."""
+    w, h = window.shape
+    pixels = np.zeros(1 + w * (h + 1), bool)            # background before the first column, and after each
+    pixels[1:].reshape(w, h + 1)[:, :h] = window
+    change = np.flatnonzero(pixels[1:] != pixels[:-1])                                  # begin, end, begin, end, ...
+    column, row = np.divmod(change, h + 1)
+    place = (left + column) * height + top + row
+    begin, end = place[0::2], place[1::2]
+    apart = begin[1:] != end[:-1]                                   # a run that ends a column may go on in the next
+    begin, end = begin[np.r_[True, apart][: len(begin)]], end[np.r_[apart, True][: len(end)]]
+    runs = np.diff(np.stack([begin, end], axis=1).ravel(), prepend=0, append=height * width)
+    return runs[: len(runs) - (runs[-1] == 0)].tolist()
+
+
+def _compress(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
+    size = [height, width]
+    rles = coco.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width) if runs else []
+    return tuple({"size": size, "counts": rle["counts"].decode("ascii")} for rle in rles)
 
 
 def decode_masks(rles: Sequence[dict | None], height: int, width: int) -> np.ndarray:
@@ -88,16 +137,11 @@ class EncodeMasks:
         info, found = record.info, record.detections
         if found.track_ids is None:
             raise ValueError(f"{info}: the detections have no track ids; 'associate' must come before 'encode_masks'")
-        group = max(1, PIXELS_AT_ONCE // (info.height * info.width))
-        masks: tuple[dict, ...] = ()
-        for begin in range(0, len(found), group):
-            logits = found.mask_logits[begin : begin + group]
-            masks += encode_masks(full_size_masks(logits, record.size, info.height, info.width).cpu())
         return FrameTracks(
             info,
             track_ids=found.track_ids.cpu().numpy(),
             labels=found.labels.cpu().numpy(),
             scores=found.scores.cpu().numpy(),
             boxes=found.boxes.cpu().numpy(),
-            masks=masks,
+            masks=encode_masks(found.mask_logits, record.size, info.height, info.width),
         )

@@ -65,10 +65,12 @@ def read_weights(path: Path) -> Checkpoint:
             f"expected {FORMAT!r}). Were these weights made by `maskstream train`?"
         )
     try:
-        config, classes = json.loads(metadata["config"]), tuple(json.loads(metadata["classes"]))
-        return Checkpoint(state, metadata["network"], config, classes, metadata)
+        config, classes, network = json.loads(metadata["config"]), json.loads(metadata["classes"]), metadata["network"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged: {error}.") from error
+    if not isinstance(config, dict) or not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise CheckpointError(f"{path}: its metadata is damaged: config must be an object, classes a list of names.")
+    return Checkpoint(state, network, config, tuple(classes), metadata)
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
