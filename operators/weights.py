@@ -68,8 +68,8 @@ def read_weights(path: Path) -> Checkpoint:
         config, classes, network = json.loads(metadata["config"]), json.loads(metadata["classes"]), metadata["network"]
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged: {error}.") from error
-    if not isinstance(config, dict) or not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
-        raise CheckpointError(f"{path}: its metadata is damaged: config must be an object, classes a list of names.")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise CheckpointError(f"{path}: its metadata is damaged: classes must be a list of names.")
     return Checkpoint(state, network, config, tuple(classes), metadata)
 
 
