@@ -18,6 +18,7 @@ from operators.errors import CheckpointError
 from trainers.step import Average
 
 STATE_FILE = "state.pt"
+_KEYS = {"fingerprint", "steps_done", "network", "optimizer", "average"}
 
 
 @dataclass
@@ -52,10 +53,13 @@ def load(folder: Path, progress: Progress, fingerprint: str) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}.") from error
+    if not isinstance(state, dict) or not _KEYS <= state.keys():
+        raise CheckpointError(f"{path}: not a checkpoint of `maskstream train`: expected {', '.join(sorted(_KEYS))}.")
     if state["fingerprint"] != fingerprint:
         raise CheckpointError(f"{path}: of a run with other settings. Resume with the same, or use another --out.")
     progress.network.load_state_dict(state["network"])
     progress.optimizer.load_state_dict(state["optimizer"])
     if progress.average is not None:
-        progress.average.state = state["average"]
+        for name, value in state["average"].items():
+            progress.average.state[name].copy_(value)       # on its own device
     progress.steps_done = state["steps_done"]

@@ -26,6 +26,14 @@ class DataConfig:
     made_by: str = ""
     """The command that makes the dataset, for the error when it is absent."""
 
+    def __post_init__(self) -> None:
+        if self.max_interval is not None and self.max_interval < 0:
+            raise ValueError(f"max_interval is {self.max_interval}, expected 0 or more, or null")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip is {self.flip}, expected a probability, 0 to 1")
+        if not 1 <= self.threads <= 64:
+            raise ValueError(f"threads is {self.threads}, expected 1 to 64")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkersConfig:
@@ -64,6 +72,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.pairs_per_step, self.log_every, self.checkpoint_every) < 1:
             raise ValueError("steps, pairs_per_step, log_every and checkpoint_every must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
         if self.pairs_per_step % self.workers.num_workers:
             raise ValueError(
                 f"pairs_per_step is {self.pairs_per_step}, not a multiple of workers.num_workers "

@@ -103,8 +103,8 @@ class PairLoader:
         """The batch of these draws."""
         slots = [self._load_slot([d.frames[s] for d in draws], [d.flip for d in draws]) for s in (0, 1)]
         images, targets, ids = zip(*slots, strict=True)
-        forward = [_counterparts(a, b) for a, b in zip(*ids, strict=True)]
-        backward = [_counterparts(b, a) for a, b in zip(*ids, strict=True)]
+        forward = [_counterparts(a, b).to(self.device) for a, b in zip(*ids, strict=True)]
+        backward = [_counterparts(b, a).to(self.device) for a, b in zip(*ids, strict=True)]
         return PairBatch(images, targets, (forward, backward))
 
     def _load_slot(

@@ -58,14 +58,14 @@ def train_worker(job: Job) -> None:
         torch.set_num_threads(cfg.workers.cpus_per_worker)
     torch.manual_seed(cfg.seed)
     index = FrameIndex(read_dataset(cfg.data.annotations, image_root=cfg.data.image_root))
-    network = NETWORKS[job.network.name][0](job.network.config, num_identities=len(index.identity))
+    network = NETWORKS[job.network.name][0](job.network.config, num_identities=len(index.identity)).to(device)
     progress = Progress(network, make_optimizer(network, cfg.optimizer), None)
     if cfg.optimizer.average_decay is not None:
         progress.average = Average(network, cfg.optimizer.average_decay)
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             checkpoints.load(Path(folder), progress, job.fingerprint)
-    wrapped = prepare_model(network)        # moves to the device, and wraps in DDP where there are several workers
+    wrapped = prepare_model(network)        # in DDP where there are several workers
     loader = _open_loader(cfg, index, job, progress.steps_done, rank, world, device)
     try:
         with _open_log(job.out, rank) as log:
@@ -151,7 +151,11 @@ class Log:
     """Means over the steps since the last line, to `metrics.jsonl` and to TensorBoard events."""
 
     def __init__(self, out: Path) -> None:
-        self._file = (out / METRICS_FILE).open("a", encoding="utf-8")
+        path = out / METRICS_FILE
+        torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+        self._file = path.open("a", encoding="utf-8")
+        if torn:                            # a run that was cut while it wrote: its half line must not swallow the next
+            self._file.write("\n")
         self._events = SummaryWriter(str(out / "tensorboard"))
         self._rows: list[dict[str, float]] = []
         self._step = 0

@@ -29,6 +29,7 @@ from pipelines.networks import NetworkSpec, as_plain, read_network
 from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import plot_losses, read_metrics
 from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job, train_worker
+from trainers.pairs import FrameIndex
 
 RAY_RUN = "ray"
 """Folder of a run in which Ray Train keeps its checkpoints."""
@@ -86,7 +87,7 @@ def _check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> Non
         if not Path(path).exists():
             hint = f" Make it by: {data.made_by}" if data.made_by else ""
             raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
-    dataset = read_dataset(data.annotations, image_root=data.image_root)
+    dataset = FrameIndex(read_dataset(data.annotations, image_root=data.image_root)).dataset
     if len(dataset.categories) != network.config.num_classes:
         raise ConfigError(
             f"{network.where}, model.num_classes: {network.config.num_classes}, but {data.annotations} has "
