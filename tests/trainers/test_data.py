@@ -1,0 +1,379 @@
+"""Pairs through DALI: against inference's preprocessing, loops over masks, and hand-made frames with every oddity.
+
+Source of what is expected: CrossVIS specification 1.3 (5), 1.5 to 1.7.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import nvidia.dali.experimental.dynamic as ndd
+import pytest
+import torch
+from nvidia.dali import types
+from PIL import Image
+
+from models.crossvis import InputConfig, PairBatch
+from operators.errors import DatasetError
+from operators.preprocess import pad_to, resize_to, to_network_input
+from operators.shapes import ShapesConfig, generate_clip, write_youtube_vis
+from operators.youtube_vis_data import read_dataset
+from trainers.data import PairLoader, frame_pipe
+from trainers.pairs import FrameAnnotations, FrameIndex, PairDraw, PairSampler
+
+CPU = torch.device("cpu")
+CLIPS = ShapesConfig(
+    width=125, height=75, num_frames=5, min_objects=4, max_objects=5, min_classes=3, num_twins=0, full_occlusions=0,
+    re_entries=0,
+)  # fmt: skip
+"""Resized to 83 x 50: the source index of no pixel is a whole number, so nearest has no ties."""
+INPUT = InputConfig(short_side=50, long_side=90)
+SIZE = (50, 83)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> FrameIndex:
+    """Two generated clips as a real dataset."""
+    root = tmp_path_factory.mktemp("shapes")
+    path = write_youtube_vis(root, CLIPS, seed=3, num_clips=2)
+    return FrameIndex(read_dataset(path, image_root=root / "JPEGImages"))
+
+
+def load(index: FrameIndex, *draws: PairDraw, config: InputConfig = INPUT, device: torch.device = CPU) -> PairBatch:
+    """One batch of exactly these draws, as a worker gets it."""
+    loader = PairLoader(itertools.cycle(draws), index, config, batch=len(draws), device=device)
+    try:
+        return next(loader)
+    finally:
+        loader.close()
+
+
+def draw(index: FrameIndex, video: int, key: int, reference: int, flip: bool = False) -> PairDraw:
+    """Places among the usable frames of a video."""
+    return PairDraw((index.videos[video][key], index.videos[video][reference]), flip)
+
+
+def decoded(index: FrameIndex, frame: FrameAnnotations) -> np.ndarray:
+    """The image as inference would decode it: (H, W, 3) uint8 RGB."""
+    data = np.fromfile(index.dataset.frame_path(frame.video, frame.frame), np.uint8)
+    return np.asarray(ndd.decoders.image(ndd.as_tensor(data), output_type=types.RGB))
+
+
+# --------------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_equal_those_of_inference_to_the_bit(shapes):
+    draws = [draw(shapes, 0, 1, 4), draw(shapes, 1, 3, 0)]
+    batch = load(shapes, *draws)
+    assert len(batch) == 2
+    for slot in (0, 1):
+        assert batch.images[slot].shape == (2, 3, *pad_to(*SIZE, 32)) and batch.images[slot].dtype == torch.float32
+        for b, one in enumerate(draws):
+            expected = to_network_input([decoded(shapes, one.frames[slot])], SIZE, INPUT, "cpu")[0]
+            assert torch.equal(batch.images[slot][b], expected), (slot, b)
+
+
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_channel_order_mean_and_std_are_those_of_inference(shapes, order):
+    config = InputConfig(short_side=50, long_side=90, channel_order=order, mean=(1, 2, 3), std=(4, 5, 6), divisor=8)
+    one = draw(shapes, 0, 0, 1)
+    expected = to_network_input([decoded(shapes, one.frames[0])], SIZE, config, "cpu")[0]
+    assert torch.equal(load(shapes, one, config=config).images[0][0], expected)
+
+
+def test_batches_given_out_are_not_overwritten_by_later_ones(shapes):
+    draws = PairSampler(shapes, max_interval=None, flip=0.5, seed=1).draws(0)
+    loader = PairLoader(draws, shapes, INPUT, batch=2, device=CPU)
+    try:
+        first = next(loader)
+        kept = [image.clone() for image in first.images], [t.masks.clone() for slot in first.targets for t in slot]
+        for _ in range(6):
+            next(loader)
+    finally:
+        loader.close()
+    assert all(torch.equal(a, b) for a, b in zip(first.images, kept[0], strict=True))
+    assert all(torch.equal(t.masks, b) for t, b in zip(itertools.chain(*first.targets), kept[1], strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- targets
+
+
+def nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pixel by pixel: source index floor((j + 0.5) * scale)."""
+    (height, width), (h, w) = mask.shape, size
+    out = np.zeros(size, bool)
+    for y in range(h):
+        for x in range(w):
+            out[y, x] = mask[int((y + 0.5) * height / h), int((x + 0.5) * width / w)]
+    return out
+
+
+def test_masks_boxes_and_labels_are_those_of_the_clip(shapes):
+    """The truth comes from the generator, not from the file."""
+    one = draw(shapes, 1, 0, 3)
+    batch = load(shapes, one)
+    clip = generate_clip(CLIPS, 3, 1)
+    offset = len(shapes.dataset.annotations_of[1])                      # ids go on from those of the first video
+    for slot, frame in enumerate(one.frames):
+        targets = batch.targets[slot][0]
+        present = [k for k in range(len(clip.objects)) if clip.box(k, frame.frame) is not None]
+        assert len(targets) == len(present) >= 3
+        assert targets.labels.tolist() == [clip.objects[k].category_id - 1 for k in present]
+        assert targets.identities.tolist() == [offset + k for k in present]
+        assert targets.masks.shape == (len(present), *pad_to(*SIZE, 32)) and targets.masks.dtype == torch.bool
+        for mask, box, k in zip(targets.masks.numpy(), targets.boxes.tolist(), present, strict=True):
+            np.testing.assert_array_equal(mask[: SIZE[0], : SIZE[1]], nearest(clip.masks(k)[frame.frame], SIZE))
+            assert not mask[SIZE[0] :].any() and not mask[:, SIZE[1] :].any(), "nothing in the padding"
+            x1, y1, x2, y2 = clip.box(k, frame.frame)
+            assert box == pytest.approx([x1 * 83 / 125, y1 * 50 / 75, x2 * 83 / 125, y2 * 50 / 75], abs=1e-4)
+
+
+def test_mirroring_mirrors_both_frames_with_masks_and_boxes(shapes):
+    plain, mirrored = (load(shapes, draw(shapes, 0, 1, 3, flip)) for flip in (False, True))
+    h, w = SIZE
+    for slot in (0, 1):
+        image, turned = plain.images[slot][0], mirrored.images[slot][0]
+        assert torch.equal(turned[:, :h, :w], image[:, :h, :w].flip(2)), "the frame alone, not its padding"
+        assert not turned[:, h:].any() and not turned[:, :, w:].any()
+        a, b = plain.targets[slot][0], mirrored.targets[slot][0]
+        assert torch.equal(b.masks[:, :h, :w], a.masks[:, :h, :w].flip(2)) and not b.masks[:, :, w:].any()
+        expected = torch.stack([w - a.boxes[:, 2], a.boxes[:, 1], w - a.boxes[:, 0], a.boxes[:, 3]], dim=1)
+        torch.testing.assert_close(b.boxes, expected)
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.identities, b.identities)
+        assert torch.equal(plain.counterparts[slot][0], mirrored.counterparts[slot][0])
+
+
+def test_one_pair_of_a_batch_may_be_mirrored_and_the_other_not(shapes):
+    both = load(shapes, draw(shapes, 0, 0, 1, True), draw(shapes, 1, 2, 3, False))
+    for b, alone in enumerate((load(shapes, draw(shapes, 0, 0, 1, True)), load(shapes, draw(shapes, 1, 2, 3, False)))):
+        for slot in (0, 1):
+            assert torch.equal(both.images[slot][b], alone.images[slot][0])
+            assert torch.equal(both.targets[slot][b].masks, alone.targets[slot][0].masks)
+
+
+# -------------------------------------------------------------------------------------------------------------- by hand
+
+LANDSCAPE, PORTRAIT = (48, 64), (64, 48)
+Box = tuple[float, float, float, float]
+
+
+def hand_made(root: Path, *videos: tuple[tuple[int, int], dict[int, Sequence[Box | None]]]) -> FrameIndex:
+    """(height, width) and, for each annotation id, its box x, y, w, h in each frame or None. A mask fills its box, the
+    pixels whose centres lie in it; images are of one grey a frame."""
+    content = {"videos": [], "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}], "annotations": []}
+    for number, ((height, width), tracks) in enumerate(videos, start=1):
+        length = max(len(track) for track in tracks.values())
+        names = [f"{number}/{t}.jpg" for t in range(length)]
+        (root / str(number)).mkdir(parents=True)
+        for t, name in enumerate(names):
+            Image.new("RGB", (width, height), (20 * t, 90, 200)).save(root / name, quality=95)
+        content["videos"].append({
+            "id": number, "width": width, "height": height, "length": length, "file_names": names})
+        for id, boxes in tracks.items():
+            content["annotations"].append({
+                "id": id, "video_id": number, "category_id": 4 if id % 2 else 9, "iscrowd": 0,
+                "segmentations": [None if box is None else runs(box, height, width) for box in boxes],
+                "bboxes": [None if box is None else list(box) for box in boxes],
+                "areas": [None if box is None else box[2] * box[3] for box in boxes]})
+    (root / "instances.json").write_text(json.dumps(content))
+    return FrameIndex(read_dataset(root / "instances.json", image_root=root))
+
+
+def runs(box: Box, height: int, width: int) -> dict:
+    """Uncompressed run lengths of a box, column by column."""
+    x, y, w, h = box
+    rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+    inside = ((rows > y) & (rows < y + h))[:, None] & ((columns > x) & (columns < x + w))[None]
+    flat = inside.T.reshape(-1).astype(int)
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    return {"size": [height, width], "counts": np.diff([0, *changes, len(flat)]).tolist()}
+
+
+HALF = InputConfig(short_side=24, long_side=32)
+"""Both shapes shrink to a half."""
+
+
+def test_boxes_are_scaled_and_clipped_to_the_frame(tmp_path):
+    index = hand_made(tmp_path, (LANDSCAPE, {1: [(-6, 8, 20, 60)], 2: [(50, 2, 40, 10)], 3: [(10, 12, 20, 6)]}))
+    plain, mirrored = (load(index, draw(index, 0, 0, 0, flip), config=HALF).targets[0][0] for flip in (False, True))
+    assert plain.boxes.tolist() == [[0, 4, 7, 24], [25, 1, 32, 6], [5, 6, 15, 9]]
+    assert mirrored.boxes.tolist() == [[25, 4, 32, 24], [0, 1, 7, 6], [17, 6, 27, 9]]
+
+
+def test_labels_follow_category_ids_and_identities_annotation_ids(tmp_path):
+    """Categories stand in the file as 9, 4; annotations as 50, 7, 21."""
+    box = [(10, 10, 20, 20)]
+    index = hand_made(tmp_path, (LANDSCAPE, {50: box, 7: box}), (LANDSCAPE, {21: box}))
+    batch = load(index, draw(index, 0, 0, 0), draw(index, 1, 0, 0), config=HALF)
+    assert [t.labels.tolist() for t in batch.targets[0]] == [[1, 0], [0]]
+    assert [t.identities.tolist() for t in batch.targets[0]] == [[2, 0], [1]]
+
+
+def test_counterparts_go_by_annotation_id(tmp_path):
+    box = (10, 10, 20, 20)
+    index = hand_made(tmp_path, (LANDSCAPE, {
+        8: [box, None, box], 3: [box, box, None], 5: [None, box, None], 1: [box, box, None]}))
+    batch = load(index, draw(index, 0, 0, 1), draw(index, 0, 1, 2), draw(index, 0, 2, 2), config=HALF)
+    # frame 0 holds 8 3 1, frame 1 holds 3 5 1, frame 2 holds 8
+    assert [c.tolist() for c in batch.counterparts[0]] == [[-1, 0, 2], [-1, -1, -1], [0]]
+    assert [c.tolist() for c in batch.counterparts[1]] == [[1, -1, 2], [-1], [0]]
+    assert all(c.dtype == torch.int64 for slot in batch.counterparts for c in slot)
+
+
+def test_instances_that_resizing_leaves_nothing_of_are_dropped(tmp_path):
+    """Of two pixels nearest takes the second, floor(2 j + 1): the object in the first is gone. So is one without width.
+    """
+    seen, lost, flat = (10, 10, 20, 20), (30, 30, 1, 1), (40, 10, 0, 8)
+    index = hand_made(tmp_path, (LANDSCAPE, {2: [lost, seen], 4: [seen, seen], 6: [flat, seen], 8: [seen, lost]}))
+    batch = load(index, draw(index, 0, 0, 1), config=HALF)
+    assert [[t.identities.tolist() for t in slot] for slot in batch.targets] == [[[1, 3]], [[0, 1, 2]]]
+    assert [c.tolist() for slot in batch.counterparts for c in slot] == [[1, -1], [-1, 0, -1]]
+    assert all(len(t.boxes) == len(t.labels) == len(t.masks) == len(t) for slot in batch.targets for t in slot)
+    assert batch.targets[0][0].masks.flatten(1).any(1).all()
+
+
+def test_a_frame_may_lose_all_its_instances(tmp_path):
+    index = hand_made(tmp_path, (LANDSCAPE, {2: [(30, 30, 1, 1), (10, 10, 20, 20)]}))
+    batch = load(index, draw(index, 0, 0, 1), config=HALF)
+    first, second = (slot[0] for slot in batch.targets)
+    assert len(first) == 0 and first.boxes.shape == (0, 4) and first.masks.shape == (0, 32, 32)
+    assert [c.tolist() for slot in batch.counterparts for c in slot] == [[], [-1]] and len(second) == 1
+
+
+def test_frames_of_two_shapes_are_padded_to_a_common_size(tmp_path):
+    box = [(10, 10, 20, 20)] * 2
+    index = hand_made(tmp_path, (LANDSCAPE, {1: box}), (PORTRAIT, {2: box}), ((30, 300), {3: box}))
+    config = InputConfig(short_side=48, long_side=64, mean=(0, 0, 0))
+    both = load(index, draw(index, 0, 0, 1), draw(index, 1, 0, 1), config=config)
+    assert both.images[0].shape == (2, 3, 64, 64)
+    for b, (h, w) in enumerate((LANDSCAPE, PORTRAIT)):
+        assert both.images[0][b, :, :h, :w].ne(0).any(0).all() and not both.images[0][b, :, h:].any()
+        assert not both.images[0][b, :, :, w:].any()
+        assert both.targets[0][b].boxes.tolist() == [[10, 10, 30, 30]]
+        assert both.targets[0][b].masks.shape == (1, 64, 64) and both.targets[0][b].masks.sum() == 400
+    wide = load(index, draw(index, 2, 0, 1), config=config)
+    assert wide.images[0].shape == (1, 3, 32, 64), "30 x 300 becomes 6 x 64"
+    assert resize_to(30, 300, 48, 64) == (6, 64)
+
+
+def test_orientation_in_a_photo_is_honoured(tmp_path):
+    """Stored lying down, shown upright: masks and boxes refer to what is shown."""
+    index = hand_made(tmp_path, (PORTRAIT, {1: [(10, 10, 20, 20)]}))
+    path = tmp_path / "1" / "0.jpg"
+    upright = np.zeros((64, 48, 3), np.uint8)
+    upright[:16], upright[16:] = (250, 0, 0), (0, 0, 250)               # red above blue, in blocks of 16
+    exif = Image.Exif()
+    exif[0x0112] = 6                                                    # turn clockwise to show
+    stored = io.BytesIO()
+    Image.fromarray(np.rot90(upright)).save(stored, "JPEG", quality=95, exif=exif)
+    path.write_bytes(stored.getvalue())
+    config = InputConfig(short_side=48, long_side=64, channel_order="rgb", mean=(0, 0, 0))
+    pixels = load(index, draw(index, 0, 0, 0), config=config).images[0][0, :, :64, :48].permute(1, 2, 0)
+    difference = (pixels - torch.from_numpy(upright).float()).abs().mean()
+    assert difference < 3, "anything else than upright differs by over 20"
+
+
+# ----------------------------------------------------------------------------------------------------------- the loader
+
+
+def test_batches_come_in_the_order_of_the_draws(shapes):
+    sampler = PairSampler(shapes, max_interval=2, flip=0.5, seed=4)
+    loader = PairLoader(sampler.draws(3), shapes, INPUT, batch=2, device=CPU)
+    expected = list(itertools.islice(sampler.draws(3), 6))
+    try:
+        for begin in (0, 2, 4):
+            batch, alone = next(loader), load(shapes, *expected[begin : begin + 2])
+            assert all(torch.equal(a, b) for a, b in zip(batch.images, alone.images, strict=True)), begin
+    finally:
+        loader.close()
+
+
+def loader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "pair-loader"]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_closing_stops_the_thread(shapes, taken):
+    draws = PairSampler(shapes, max_interval=2, flip=0.5, seed=4).draws(0)
+    loader = PairLoader(draws, shapes, INPUT, batch=1, device=CPU)
+    assert len(loader_threads()) == 1
+    for _ in range(taken):
+        next(loader)
+    loader.close()
+    assert loader_threads() == []
+    loader.close()
+
+
+@pytest.mark.parametrize("spoil, message", [
+    pytest.param(lambda path: path.unlink(), "1/1.jpg: cannot be read: No such file", id="missing"),
+    pytest.param(lambda path: path.write_bytes(b""), "1/1.jpg: 0 bytes", id="empty"),
+    pytest.param(lambda path: path.write_text("no picture at all"), "cannot be decoded: .*1/1.jpg", id="text"),
+    pytest.param(lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be decoded: .*1/1.jpg", id="cut"),
+])
+def test_an_image_that_cannot_be_read_is_an_error_where_the_batch_is_taken(tmp_path, spoil, message):
+    index = hand_made(tmp_path, (LANDSCAPE, {1: [(10, 10, 20, 20)] * 2}))
+    spoil(tmp_path / "1" / "1.jpg")
+    good, bad = draw(index, 0, 0, 0), draw(index, 0, 0, 1)
+    loader = PairLoader(iter([good, bad]), index, HALF, batch=1, device=CPU)
+    try:
+        assert len(next(loader)) == 1
+        with pytest.raises(DatasetError, match=message):
+            next(loader)
+    finally:
+        loader.close()
+    assert loader_threads() == []
+
+
+def test_damaged_masks_are_an_error_that_names_the_annotation(tmp_path):
+    index = hand_made(tmp_path, (LANDSCAPE, {7: [(10, 10, 20, 20)]}))
+    content = json.loads((tmp_path / "instances.json").read_text())
+    content["annotations"][0]["segmentations"][0]["counts"] = [5, 7]     # ends before the frame does
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    index = FrameIndex(read_dataset(tmp_path / "instances.json", image_root=tmp_path))
+    with pytest.raises(DatasetError, match="annotation 7"):
+        load(index, draw(index, 0, 0, 0), config=HALF)
+
+
+def test_targets_and_counterparts_lie_on_the_loaders_device(shapes):
+    """What the losses index with each other must lie together. "meta" stands in for a GPU; images come from DALI, which
+    puts them on the GPU by itself."""
+    batch = load(shapes, draw(shapes, 0, 0, 1), device=torch.device("meta"))
+    for slot in (0, 1):
+        targets = batch.targets[slot][0]
+        lie_on = {name: getattr(targets, name).device.type for name in ("boxes", "labels", "identities", "masks")}
+        assert lie_on | {"counterparts": batch.counterparts[slot][0].device.type} == dict.fromkeys(
+            [*lie_on, "counterparts"], "meta")
+
+
+def test_the_same_definition_makes_the_graph_of_a_gpu():
+    """Serialising checks the names of operators and arguments; building, and a device_id, would need the driver."""
+    here, there = (
+        frame_pipe(2, INPUT, device=device, device_id=None, threads=1).serialize() for device in ("cpu", "gpu"))
+    assert b"\x03gpu" not in here and here.count(b"decoders__Image") == 1    # a text of length 3
+    assert b"\x03gpu" in there and there.count(b"mixed") == here.count(b"mixed") + 1, "the decoder"
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_pixels_and_the_same_masks(shapes):
+    one = draw(shapes, 0, 1, 3, flip=True)
+    here, there = load(shapes, one), load(shapes, one, device=torch.device("cuda", 0))
+    for slot in (0, 1):
+        assert there.images[slot].device.type == there.counterparts[slot][0].device.type == "cuda"
+        difference = (there.images[slot].cpu() - here.images[slot]).abs()
+        assert difference.mean() < 1 and difference.quantile(0.999) <= 8, "two decoders, and rounding"
+        assert torch.equal(there.targets[slot][0].masks.cpu(), here.targets[slot][0].masks)
+        assert torch.equal(there.targets[slot][0].boxes.cpu(), here.targets[slot][0].boxes)
