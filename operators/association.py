@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, fields, replace
+from pickle import UnpicklingError
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ class AssociateConfig:
     """Frames a track outlives being unseen; null never forgets. Higher: longer occlusions survive, more memory."""
 
     def __post_init__(self) -> None:
+        if self.min_match <= OTHER_CLASS:
+            raise ValueError(f"min_match is {self.min_match}, above {OTHER_CLASS} is expected: what other classes get")
         if self.max_unseen is not None and self.max_unseen < 0:
             raise ValueError(f"max_unseen is {self.max_unseen}, expected 0 or more, or null")
 
@@ -178,6 +181,8 @@ class Associate:
         return tracks
 
     def snapshot(self, stream: str) -> bytes:
+        if stream not in self._memories:
+            raise StageError(f"associate: stream '{stream}' is not open, so there is nothing to keep of it.")
         memory = self._memories[stream]
         state = {"last": self._last[stream], "memory": None if memory is None else {
             "next_id": memory.next_id, **{name: getattr(memory, name) for name in _TENSORS}}}
@@ -186,10 +191,13 @@ class Associate:
         return buffer.getvalue()
 
     def restore(self, stream: str, state: bytes) -> None:
-        content = torch.load(io.BytesIO(state), weights_only=True)
-        memory = content["memory"]
-        self._memories[stream] = None if memory is None else TrackMemory(**memory)
-        self._last[stream] = content["last"]
+        try:
+            content = torch.load(io.BytesIO(state), weights_only=True)
+            memory, last = content["memory"], int(content["last"])
+            self._memories[stream] = None if memory is None else TrackMemory(**memory)
+        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+            raise StageError(f"associate, stream '{stream}': the snapshot is damaged: {error}") from error
+        self._last[stream] = last
 
     def close(self, stream: str) -> list[FrameDetections]:
         self._memories.pop(stream, None)

@@ -33,7 +33,11 @@ MAX_JPEG_BYTES = 64 << 20
 
 
 def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | None, threads: int) -> Pipeline:
-    """DALI graph of one slot: JPEG bytes, masks (H, W, G), size (h, w) and mirroring in; padded image and masks out."""
+    """DALI graph of one slot.
+
+    In:  JPEG bytes, masks (H, W, G), size (h, w), whether to mirror
+    Out: image (3, Hp, Wp), masks (h, w, G), the size of the JPEG itself (H, W, 3)
+    """
     pipe = Pipeline(batch, threads, device_id, prefetch_queue_depth=1, exec_dynamic=True)
     order = types.BGR if cfg.channel_order == "bgr" else types.RGB
     with pipe:
@@ -49,7 +53,7 @@ def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | No
         image = fn.crop_mirror_normalize(
             image, dtype=types.FLOAT, mean=list(cfg.mean), std=list(cfg.std), output_layout="CHW"
         )
-        pipe.set_outputs(fn.pad(image, axis_names="HW", align=[cfg.divisor] * 2), masks)
+        pipe.set_outputs(fn.pad(image, axis_names="HW", align=[cfg.divisor] * 2), masks, fn.peek_image_shape(encoded))
     return pipe
 
 
@@ -70,18 +74,23 @@ class PairLoader:
             "device": "cpu", "device_id": None}
         self.pipe = frame_pipe(batch, cfg, threads=threads, **dali)
         self._ready: queue.Queue[PairBatch | Exception] = queue.Queue(maxsize=1)
+        self._over: Exception | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="pair-loader", daemon=True)
         self._thread.start()
 
     def __next__(self) -> PairBatch:
+        if self._over is not None:
+            raise self._over
         item = self._ready.get()
         if isinstance(item, Exception):
+            self._over = item               # the thread is gone: to wait for it again would be for ever
             raise item
         return item
 
     def close(self) -> None:
-        """Stop the thread; harmless when repeated."""
+        """Stop the thread; harmless when repeated. Batches cannot be taken any more."""
+        self._over = self._over or RuntimeError("the loader is closed")
         self._stopped.set()
         while self._thread.is_alive():
             try:
@@ -126,7 +135,7 @@ class PairLoader:
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Padded images (B, 3, Hp, Wp), and per frame the resized masks (h, w, G) uint8."""
         try:
-            images, masks = self.pipe.run(
+            images, masks, shapes = self.pipe.run(
                 jpeg=[_read_jpeg(self.index.dataset.frame_path(f.video, f.frame)) for f in frames],
                 masks=[self._masks(f) for f in frames],
                 size=[np.array(size, np.float32) for size in sizes],
@@ -135,6 +144,12 @@ class PairLoader:
         except RuntimeError as error:
             names = ", ".join(f.file_name for f in frames)
             raise DatasetError(f"one of these images cannot be decoded: {names}. {error}") from error
+        for frame, shape in zip(frames, np.array(shapes.as_tensor()), strict=True):
+            if tuple(shape[:2]) != (frame.video.height, frame.video.width):
+                raise DatasetError(
+                    f"{frame.file_name}: {shape[1]}x{shape[0]} pixels, but the annotations say "
+                    f"{frame.video.width}x{frame.video.height}: masks would not fit."
+                )
         stacked = torch.from_dlpack(images.as_tensor())
         wanted = pad_to(max(h for h, _ in sizes), max(w for _, w in sizes), self.cfg.divisor)
         assert tuple(stacked.shape[-2:]) == wanted, f"DALI padded to {tuple(stacked.shape)}, expected {wanted}"

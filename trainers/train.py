@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from operators.errors import ConfigError, DatasetError, MaskstreamError
+from operators.errors import CheckpointError, ConfigError, DatasetError, MaskstreamError
 from operators.youtube_vis_data import read_dataset
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.networks import NetworkSpec, as_plain, read_network
@@ -33,6 +33,8 @@ from trainers.pairs import FrameIndex
 
 RAY_RUN = "ray"
 """Folder of a run in which Ray Train keeps its checkpoints."""
+FINGERPRINT_FILE = "fingerprint"
+"""Of the settings that the run's course depends on: it is resumed with no others."""
 MAX_FAILURES = 2
 """Times that lost workers are started anew before the run ends."""
 CHECKPOINTS_KEPT = 2
@@ -72,9 +74,19 @@ def prepare(config_path: str | Path, overrides: Sequence[str], out: Path, resume
         raise ConfigError(f"{out}: holds an earlier run. Go on with it by --resume, or name another folder by --out.")
     if resume and not (out / RAY_RUN).is_dir():
         raise ConfigError(f"{out}: holds no run to resume. Leave --resume out to begin one.")
-    out.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(config, network)
+    _claim(out, fingerprint, resume)
     command = shlex.join(["maskstream", "train", str(config_path), *(f"--set={o}" for o in overrides)])
-    return Job(config, network, out, _fingerprint(config, network), command)
+    return Job(config, network, out, fingerprint, command)
+
+
+def _claim(out: Path, fingerprint: str, resume: bool) -> None:
+    """Make the folder this run's own, or see that it is. Raises CheckpointError for a run with other settings."""
+    mark = out / FINGERPRINT_FILE
+    if resume and mark.exists() and mark.read_text().strip() != fingerprint:
+        raise CheckpointError(f"{out}: holds a run with other settings. Resume with the same, or use another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.write_text(fingerprint + "\n")
 
 
 def _absolute(path: str) -> str:

@@ -415,3 +415,16 @@ def test_open_twice_and_not_opened_are_errors():
         stage.open("s")
     with pytest.raises(StageError, match="stream 'other', frame 0: the stream is not open"):
         stage([frame(0, stream="other")])
+
+
+def test_a_damaged_snapshot_and_a_stream_that_is_not_open():
+    stage = Associate(AssociateConfig())
+    with pytest.raises(StageError, match="'s' is not open"):
+        stage.snapshot("s")
+    with pytest.raises(StageError, match="the snapshot is damaged"):
+        stage.restore("s", b"nothing of ours")
+
+
+def test_a_threshold_that_would_match_other_classes_is_refused():
+    with pytest.raises(ValueError, match="min_match is -1.0"):
+        AssociateConfig(min_match=-1.0)

@@ -377,3 +377,11 @@ def test_a_gpu_gives_nearly_the_same_pixels_and_the_same_masks(shapes):
         assert difference.mean() < 1 and difference.quantile(0.999) <= 8, "two decoders, and rounding"
         assert torch.equal(there.targets[slot][0].masks.cpu(), here.targets[slot][0].masks)
         assert torch.equal(there.targets[slot][0].boxes.cpu(), here.targets[slot][0].boxes)
+
+
+def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path):
+    index = hand_made(tmp_path, (LANDSCAPE, {2: [(10, 10, 20, 20)], 4: [(10, 10, 20, 20)]}))
+    name = index.videos[0][0].file_name
+    Image.new("RGB", (40, 30)).save(index.dataset.image_root / name)
+    with pytest.raises(DatasetError, match=f"{name}: 40x30 pixels, but the annotations say"):
+        load(index, draw(index, 0, 0, 0), config=HALF)

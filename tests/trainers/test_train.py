@@ -27,7 +27,7 @@ from tensorboardX.proto import event_pb2
 from torch import nn
 
 from models.crossvis import CrossVIS, InputConfig, PairBatch
-from operators.errors import ConfigError, DatasetError
+from operators.errors import CheckpointError, ConfigError, DatasetError
 from operators.shapes import CATEGORIES, ShapesConfig, write_youtube_vis
 from operators.weights import read_weights
 from operators.youtube_vis_data import read_dataset
@@ -146,6 +146,14 @@ def test_the_folder_of_an_earlier_run_is_not_written_over(config, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n')
     with pytest.raises(ConfigError, match="holds an earlier run. Go on with it by --resume"):
         prepare(config, [], tmp_path, resume=False)
+
+
+def test_a_run_is_resumed_with_its_own_settings_alone(config, tmp_path):
+    prepare(config, [], tmp_path, resume=False)
+    (tmp_path / "ray").mkdir()
+    prepare(config, ["workers.num_workers=2"], tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="a run with other settings"):
+        prepare(config, ["seed=99"], tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("folder", ["absent", "."])
