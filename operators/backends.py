@@ -5,7 +5,7 @@ Out:    as `operators/video.py`, within the rounding of the conversion to RGB
 State:  the decoder's place in the file; one time per frame
 Limits: decord: whole 8-bit MP4 and Matroska files, not interlaced. DALI on the CPU: VP8, VP9 and Motion JPEG in colours
         of BT.601, the file in memory, so at most MAX_MEMORY_BYTES
-Source: specs/stack.md 1 and 2 (decord skips and misnumbers frames elsewhere); measured against PyAV on the test media
+Source: measured against PyAV on the test media; elsewhere decord skips and misnumbers frames
 
 Both are opened after a pass over the file's packets, which tells how many frames there are and when each is shown.
 """

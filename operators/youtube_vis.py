@@ -4,9 +4,9 @@ In:     Dataset        the ground truth (youtube_vis_data.py)
         results        a list of tracks as the evaluation server takes it (youtube_vis_results.py)
 Out:    Scores         twelve numbers over all categories, and the same for each
 State:  none
-Source: specs/evaluation.md, "YouTube-VIS AP and AR"; numbers in square brackets below are its rules. Followed to the
-        letter but for two plain faults of the official program, which `official_faults=True` brings back: it refuses an
-        empty list of results [11], and takes a match with the annotation of id 0 for none [13].
+Source: evaluation specification, "YouTube-VIS AP and AR"; numbers in square brackets below are its rules. Followed to
+        the letter but for two plain faults of the official program, which `official_faults=True` brings back: it
+        refuses an empty list of results [11], and takes a match with the annotation of id 0 for none [13].
 
 Letters: D detections and G objects of one video and category · T frames · A area classes · I IoU thresholds ·
 R = 101 recall points · E detections of a category over all videos

@@ -5,7 +5,7 @@ Out:    Dataset, frozen; its masks stay as they are in the file until asked for
 State:  none
 Limits: frames of at most MAX_PIXELS pixels. Masks are checked when they are used: a file of 3,500 tracks and 126,000
         frames is read in 0.7 s, and checking every run would make that 2 s, or 7 s more for uncompressed ones.
-Source: specs/crossvis.md 1.2 and 1.3
+Source: CrossVIS specification 1.2 and 1.3
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Annotation:
     segmentations: tuple[dict | list | None, ...] = field(repr=False)
     """As in the file: RLE of either kind, or polygons. `Dataset.mask` gives them checked and compressed."""
     bboxes: tuple[list[float] | None, ...] = field(repr=False)
-    """[x, y, width, height] in pixels; not None says that the object is in the frame (specs/crossvis.md 1.3)."""
+    """[x, y, width, height] in pixels; not None says that the object is in the frame (CrossVIS specification 1.3)."""
     areas: tuple[float | None, ...] = field(repr=False)
 
 

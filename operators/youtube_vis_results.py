@@ -4,7 +4,7 @@ In:     a JSON list of tracks: {"video_id", "category_id", "score", "segmentatio
 Out:    Result per track, in the order of the file; masks stay as they are until asked for
 State:  none
 Limits: as in youtube_vis_rle.py; a mask may have another size than its video, and a track another length: the official
-        evaluator takes both (specs/evaluation.md, YouTube-VIS 3). Other keys of a track are not looked at.
+        evaluator takes both (evaluation specification, YouTube-VIS 3). Other keys of a track are not looked at.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ State:  none
 Limits: a frame has at most MAX_PIXELS pixels; counts must fill it exactly; an outline may be about as long as the frame
         has pixels. All this is checked before pycocotools sees a mask: its C code trusts what it is given, and
         counts that do not fit crash it or make it read and reserve memory without bound.
-Source: specs/crossvis.md 1.2; the compressed form is COCO's: numbers of 5 bits a character, from character 48 on,
+Source: CrossVIS specification 1.2; the compressed form is COCO's: numbers of 5 bits a character, from character 48 on,
         lowest first, bit 5 set where more follow, bit 4 of the last one the sign; from the fourth number on each is
         the difference to the last but one.
 """

@@ -1,7 +1,7 @@
 """AP and AR: by hand, and against a slow port of the official rules that shares no code with ours.
 
-`Oracle` is written from specs/evaluation.md alone: plain loops, masks as arrays, one detection, object and threshold at
-a time. It reads the same JSON objects as the evaluator does.
+`Oracle` is written from the evaluation specification alone: plain loops, masks as arrays, one detection, object and
+threshold at a time. It reads the same JSON objects as the evaluator does.
 """
 
 from __future__ import annotations
