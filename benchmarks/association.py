@@ -1,6 +1,6 @@
 """What the embedding buys: AP and ID switches of one network under several rules of association.
 
-    python benchmarks/association.py [--network configs/networks/tiny.yaml] [--clips 40] [--seed 2] [--preset medium]
+    python -m benchmarks.association [--network configs/networks/tiny.yaml] [--clips 40] [--seed 2] [--preset medium]
 
 Generates held-out clips (a seed that training never saw), runs `maskstream run` over them once for each rule, evaluates
 by the YouTube-VIS protocol, counts ID switches (operators/id_switches.py), and prints a table in Markdown with the
