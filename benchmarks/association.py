@@ -18,12 +18,12 @@ import sys
 from pathlib import Path
 
 import torch
-from pipelines.cli import main as maskstream
 
 from operators.id_switches import count_switches
 from operators.youtube_vis import evaluate
 from operators.youtube_vis_data import read_dataset
 from operators.youtube_vis_results import read_results
+from pipelines.cli import main as maskstream
 
 RULES = {
     "embedding + box IoU": (),
