@@ -4,7 +4,8 @@ In:     the path of a video file
 Out:    as `operators/video.py`, within the rounding of the conversion to RGB
 State:  the decoder's place in the file; one time per frame
 Limits: decord: whole 8-bit MP4 and Matroska files, not interlaced. DALI on the CPU: VP8, VP9 and Motion JPEG in colours
-        of BT.601, the file in memory, so at most MAX_MEMORY_BYTES
+        of BT.601. DALI on the GPU (nvdec): whole 8-bit files, not interlaced; written from DALI's documentation, its
+        graph is checked without a GPU, its frames never were. DALI holds the file in memory: at most MAX_MEMORY_BYTES
 Source: measured against PyAV on the test media; elsewhere decord skips and misnumbers frames
 
 Both are opened after a pass over the file's packets, which tells how many frames there are and when each is shown.
@@ -13,6 +14,7 @@ Both are opened after a pass over the file's packets, which tells how many frame
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -23,9 +25,13 @@ from operators.records import Frame, FrameFault, FrameInfo, StreamEnd
 from operators.sources import Source
 from operators.video import FrameClock, Tally, ending
 
+if TYPE_CHECKING:
+    from nvidia.dali import Pipeline
+
 MAX_MEMORY_BYTES = 1 << 30
 DECORD_CONTAINERS = {"mov", "matroska"}
 DALI_CODECS = {"vp8", "vp9", "mjpeg"}
+NVDEC_CODECS = DALI_CODECS | {"h264", "hevc", "av1", "mpeg4"}
 INSTEAD = "Use the backend pyav, which reads every file."
 DALI_SEQUENCE = 4
 """Frames that DALI decodes at once. More use more memory and save little: one run costs 0.2 ms."""
@@ -133,18 +139,54 @@ def open_dali(source: Source, threads: int) -> BackendReader:
     _refuse("dali", source, refusals)
     times, tally, hidden = _packets(source.path)
     _refuse("dali", source, {"it has frames that are not to be shown": hidden > 0})
-    images = (upright(image, info.orientation) for image in _dali_images(source.path, len(times), threads))
+    pipeline = video_pipeline("cpu", None, threads)
+    images = (upright(image, info.orientation) for image in _dali_images(pipeline, source.path, len(times)))
     return BackendReader(source, info, images, times, tally, RuntimeError)
 
 
-def _dali_images(path: str, num_frames: int, threads: int) -> Iterator[np.ndarray]:
-    """`num_frames` images (H, W, 3) uint8 RGB as stored: DALI reports the end of its data as an error."""
+def open_nvdec(source: Source, threads: int) -> BackendReader:
+    """Read with DALI on the GPU's video engine. Raises SourceError, naming the alternative, without a GPU, for a codec
+    that the engine does not have, for a damaged, interlaced or deeper file, and for one too large for memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise SourceError(f"'{source.path}': the backend nvdec needs a GPU, and torch sees none. {INSTEAD}")
+    info, container_bytes = probe_video(source.path), _num_bytes(source.path)
+    refusals = {
+        f"its codec is {info.codec}; the engine decodes {', '.join(sorted(NVDEC_CODECS))}":
+            info.codec not in NVDEC_CODECS,
+        "the file is damaged": info.num_missing > 0,
+        f"it has {info.bits} bits a colour": info.bits > 8,
+        "it is interlaced": info.interlaced,
+        f"it has {container_bytes} bytes, and DALI holds a whole file in memory, at most {MAX_MEMORY_BYTES}":
+            container_bytes > MAX_MEMORY_BYTES,
+    }
+    _refuse("nvdec", source, refusals)
+    times, tally, hidden = _packets(source.path)
+    _refuse("nvdec", source, {"it has frames that are not to be shown": hidden > 0})
+    pipeline = video_pipeline("mixed", torch.cuda.current_device(), threads)
+    images = (upright(image, info.orientation) for image in _dali_images(pipeline, source.path, len(times)))
+    return BackendReader(source, info, images, times, tally, RuntimeError)
+
+
+def video_pipeline(device: str, device_id: int | None, threads: int) -> Pipeline:
+    """DALI graph: the bytes of a file, fed as "file", to sequences (T, H, W, 3) uint8 RGB as stored, on the host.
+
+    `device` "cpu", or "mixed" for the GPU's video engine; the same graph otherwise.
+    """
     from nvidia.dali import Pipeline, fn  # here, because it takes over a second and PyAV does without
 
-    pipeline = Pipeline(1, threads, None, prefetch_queue_depth=1, exec_dynamic=True)
+    pipeline = Pipeline(1, threads, device_id, prefetch_queue_depth=1, exec_dynamic=True)
     with pipeline:
-        pipeline.set_outputs(fn.experimental.inputs.video(name="file", sequence_length=DALI_SEQUENCE,
-                                                          last_sequence_policy="partial"))
+        frames = fn.experimental.inputs.video(
+            name="file", device=device, sequence_length=DALI_SEQUENCE, last_sequence_policy="partial"
+        )
+        pipeline.set_outputs(frames.cpu() if device == "mixed" else frames)
+    return pipeline
+
+
+def _dali_images(pipeline: Pipeline, path: str, num_frames: int) -> Iterator[np.ndarray]:
+    """`num_frames` images (H, W, 3) of the file: DALI reports the end of its data as an error."""
     pipeline.build()
     pipeline.feed_input("file", [np.fromfile(path, np.uint8)])
     given = 0

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from operators.backends import open_dali, open_decord
+from operators.backends import open_dali, open_decord, open_nvdec
 from operators.errors import ConfigError, SourceError, StageError, did_you_mean
 from operators.images import ImageReader
 from operators.probe import VideoInfo
@@ -44,6 +44,7 @@ BACKENDS: dict[str, Callable[[Source, int], Reader]] = {
     "pyav": VideoReader,
     "decord": open_decord,
     "dali": open_dali,
+    "nvdec": open_nvdec,
 }
 
 
@@ -52,8 +53,9 @@ class DecodeConfig:
     """How videos are decoded. Images are decoded by DALI whatever stands here."""
 
     backend: str = "auto"
-    """pyav reads everything. decord (whole MP4 and Matroska files) and dali (VP8, VP9, Motion JPEG) refuse files on
-    which they would be wrong. auto takes the one that is right for every file: pyav."""
+    """pyav reads everything. decord (whole MP4 and Matroska files), dali (VP8, VP9, Motion JPEG on the CPU) and nvdec
+    (DALI on the GPU's video engine, not yet tried on one) refuse files on which they would be wrong. auto takes the one
+    that is right for every file: pyav."""
     threads: int = 1
     """Decoding threads per video. More are faster where frames are coded in slices; with many streams they get in each
     other's way, and the pixels of damaged frames may then differ from run to run."""

@@ -5,8 +5,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from operators.backends import video_pipeline
 from operators.decode import open_reader
 from operators.errors import ConfigError, SourceError
 from operators.records import StreamEnd
@@ -133,3 +135,26 @@ def test_skip_and_close(tmp_path, backend, name, codec):
 def test_an_unknown_backend_names_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean pyav"):
         open_reader(Source("clip", "video", "x.mp4"), "pyaw")
+
+
+def test_the_same_graph_decodes_on_the_video_engine():
+    """Serialising checks the names of operators and arguments; building would need the driver."""
+    here, there = (video_pipeline(device, None, 1).serialize() for device in ("cpu", "mixed"))
+    assert b"mixed" not in here and b"mixed" in there
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_video_engine_needs_a_gpu(tmp_path):
+    path = write_video(tmp_path / "a.mp4", "libx264")
+    with pytest.raises(SourceError, match="nvdec needs a GPU, and torch sees none. Use the backend pyav"):
+        open_reader(Source("clip", "video", str(path)), "nvdec")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mp4", "libx265"), ("a.webm", "libvpx-vp9")])
+def test_the_video_engine_gives_the_frames_of_pyav(tmp_path, name, codec):
+    path = write_video(tmp_path / name, codec)
+    expected, records = read_all(path, "pyav"), read_all(path, "nvdec")
+    assert records[-1] == expected[-1]
+    assert [number_of(r.image) for r in records[:-1]] == [number_of(r.image) for r in expected[:-1]]
+    assert max(np.abs(a.image.astype(int) - b.image).mean() for a, b in zip(records, expected[:-1], strict=False)) <= 3

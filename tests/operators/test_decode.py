@@ -199,8 +199,11 @@ def test_settings_are_checked(settings, says):
         DecodeConfig(**settings)
 
 
+NAMES = ("auto", "pyav", "decord", "dali", "nvdec")
+
+
 def test_every_backend_is_a_setting():
-    assert [DecodeConfig(backend=name).backend for name in ("auto", *BACKENDS)] == ["auto", "pyav", "decord", "dali"]
+    assert [DecodeConfig(backend=name).backend for name in ("auto", *BACKENDS)] == list(NAMES)
 
 
 def test_threads_do_not_change_the_frames(tmp_path):
