@@ -19,7 +19,7 @@ from operators.errors import ConfigError, MaskstreamError, did_you_mean
 EXIT_CODES = """
 exit codes:
   0    all was done
-  1    a source, or a frame's stage, failed; all others were done
+  1    a source failed, or was damaged and gave what could be decoded; all others were done
   2    the command line, a file of settings, weights or a dataset cannot be used
   130  stopped by Ctrl-C (143 by SIGTERM); what was written until then is valid
 """

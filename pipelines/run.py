@@ -45,10 +45,10 @@ class RunSummary:
 
     @property
     def exit_code(self) -> int:
-        """0 when every source is done, 1 when one failed, 128 + the signal of a run cut short (130 for Ctrl-C)."""
+        """0 when every source is done, 1 when one failed or was damaged, 128 + the signal of a run cut short."""
         if self.signal is not None:
             return 128 + self.signal
-        return int(any(source.state == "failed" for source in self.sources))
+        return int(any(source.state != "done" for source in self.sources))
 
 
 def run(

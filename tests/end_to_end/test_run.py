@@ -128,6 +128,19 @@ def test_bad_sources_are_named_and_the_others_finish(maskstream, two_videos, tmp
     assert len(lines_of(tmp_path / "out" / two_videos[0].stem / "tracks.jsonl")) == num_frames(two_videos[0])
 
 
+def test_a_bad_image_is_reported_in_its_line_and_the_others_are_done(maskstream, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (64, 48), (80 * i, 90, 200)).save(folder / f"{i}.jpg")
+    (folder / "1.jpg").write_bytes((folder / "1.jpg").read_bytes()[:400])
+    done = maskstream("run", folder, "--out", tmp_path / "out", "--save", "jsonl")
+    assert done.returncode == 1 and "1 of 3 images could not be decoded" in done.stdout
+    lines = lines_of(tmp_path / "out" / "photos" / "tracks.jsonl")
+    assert [line["frame"] for line in lines] == [0, 1, 2]
+    assert ["error" in line for line in lines] == [False, True, False] and "1.jpg" in lines[1]["error"]
+
+
 def test_truncated_video_gives_all_frames_that_decode(maskstream, two_videos, tmp_path):
     cut = tmp_path / "cut.webm"
     cut.write_bytes(two_videos[1].read_bytes()[: two_videos[1].stat().st_size * 6 // 10])
