@@ -175,7 +175,10 @@ def test_many_faults_are_counted_and_three_are_named():
 
 
 def test_proxies_may_be_in_the_file_and_not_in_the_network():
-    load_into(Small(), {**Small().state_dict(), "proxies.proxies.weight": torch.zeros(9, 2)}, "w")
+    network, given = Small(), Small().state_dict()
+    load_into(network, {**given, "proxies.proxies.weight": torch.zeros(9, 2)}, "w")
+    assert network.state_dict().keys() == given.keys()
+    assert all(torch.equal(value, given[name]) for name, value in network.state_dict().items())
 
 
 def test_proxies_that_the_network_has_must_fit():
