@@ -1,6 +1,10 @@
 """Networks: tensors in, tensors out, one device."""
 
+from models.condinst import CondInst, CondInstConfig
 from models.crossvis import CrossVIS, CrossVISConfig
 
-NETWORKS = {"crossvis": (CrossVIS, CrossVISConfig)}
+NETWORKS = {
+    "condinst": (CondInst, CondInstConfig),
+    "crossvis": (CrossVIS, CrossVISConfig),
+}
 """name -> (network, its settings). Used by the lookup, by the error for a wrong name, and by the tests."""

@@ -1,15 +1,18 @@
 """Step 6, detection: FCOS, one class vector, box and centre-ness per location of the pyramid.
 
-In:     P3..P7 (B, C, h_l, w_l)
+In:     P3..P7 (B, C, h_l, w_l), or P3..P5 alone
 Out:    per level: class logits (B, K, h, w), distances to the four sides (B, 4, h, w) in units of the stride,
         centre-ness logits (B, 1, h, w), and the box tower's features, on which the mask controller hangs too
-Source: Tian et al., FCOS, ICCV 2019; CrossVIS specification 2.1, 2.4. Distances pass a ReLU, not an exponential.
+State:  none
+Source: Tian et al., FCOS, ICCV 2019; CrossVIS specification 2.1, 2.4; 5.3 for three levels. Distances pass a ReLU, not
+        an exponential.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +30,26 @@ class FCOSConfig:
     """3x3 convolutions in each tower. More: larger receptive field, and most of the network's cost."""
     groups: int = 32
     """Groups of the GroupNorm in the towers; divides the channels."""
-    size_bounds: tuple[int, int, int, int] = (64, 128, 256, 512)
-    """Largest max(l, t, r, b) in input pixels that P3, P4, P5, P6 answer for; P7 takes the rest. Halve for
-    small inputs."""
+    size_bounds: tuple[int, ...] = (64, 128, 256, 512)
+    """Largest max(l, t, r, b) in input pixels that P3, P4, .. answer for; one level more takes the rest. Four bounds
+    make five levels, two make three (CrossVIS-Lite): faster, worse on large objects. Halve for small inputs."""
+    center_sampling: Literal["mask", "box"] = "mask"
+    """What positives lie around: the centroid of the `mask`, as released, which is on more of thin and bent objects; or
+    the centre of the `box`, as in FCOS. Training alone looks at it."""
 
     def __post_init__(self) -> None:
-        if list(self.size_bounds) != sorted(set(self.size_bounds)) or self.size_bounds[0] <= 0:
-            raise ValueError(f"FCOS: size_bounds are {self.size_bounds}, expected four positive, rising numbers")
+        bounds = self.size_bounds
+        if self.num_levels not in (3, 5):
+            raise ValueError(f"FCOS: size_bounds are {bounds}, expected four (levels P3 to P7) or two (P3 to P5)")
+        if list(bounds) != sorted(set(bounds)) or bounds[0] <= 0:
+            raise ValueError(f"FCOS: size_bounds are {bounds}, expected positive, rising numbers")
+        if self.center_sampling not in ("mask", "box"):
+            raise ValueError(f"FCOS: center_sampling is {self.center_sampling!r}, expected 'mask' or 'box'")
+
+    @property
+    def num_levels(self) -> int:
+        """5, P3 to P7, or 3, P3 to P5."""
+        return len(self.size_bounds) + 1
 
     @property
     def ranges(self) -> tuple[tuple[float, float], ...]:
@@ -59,9 +75,11 @@ class Locations:
 
     @staticmethod
     def of(sizes: list[tuple[int, int]], device: torch.device) -> Locations:
-        """`sizes`: (h, w) of the feature maps, finest first."""
+        """`sizes`: (h, w) of the feature maps from P3 on, finest first. Raises ValueError for none, or more than 5."""
+        if not 1 <= len(sizes) <= len(STRIDES):
+            raise ValueError(f"FCOS: {len(sizes)} feature maps came, expected 1 to {len(STRIDES)}: P3 to P7")
         points, strides, levels = [], [], []
-        for level, ((h, w), stride) in enumerate(zip(sizes, STRIDES, strict=True)):
+        for level, ((h, w), stride) in enumerate(zip(sizes, STRIDES, strict=False)):
             y, x = torch.meshgrid(torch.arange(h, device=device), torch.arange(w, device=device), indexing="ij")
             points.append(torch.stack([x, y], dim=-1).reshape(-1, 2) * stride + stride // 2)      # (h*w, 2)
             strides.append(torch.full((h * w,), float(stride), device=device))
@@ -95,10 +113,15 @@ class FCOSHead(nn.Module):
         self.class_logits = init_head_conv(nn.Conv2d(channels, num_classes, 3, padding=1), PRIOR_BIAS)
         self.distances = init_head_conv(nn.Conv2d(channels, 4, 3, padding=1))
         self.centerness = init_head_conv(nn.Conv2d(channels, 1, 3, padding=1))
-        self.scales = nn.Parameter(torch.ones(len(STRIDES)))
+        self.scales = nn.Parameter(torch.ones(config.num_levels))
 
     def forward(self, levels: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Per level: class logits, distances, centre-ness, box tower features."""
+        """Per level: class logits, distances, centre-ness, box tower features.
+
+        Raises ValueError for another number of levels than built for.
+        """
+        if len(levels) != len(self.scales):
+            raise ValueError(f"FCOS: {len(levels)} levels came, built for {len(self.scales)}; see size_bounds")
         outputs = []
         for level, scale in zip(levels, self.scales, strict=True):
             box = self.box_tower(level)

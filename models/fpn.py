@@ -1,16 +1,26 @@
 """Step 5, neck: feature pyramid.
 
-In:     C3, C4, C5 at strides 8, 16, 32
-Out:    P3..P7: (B, C, H/8, W/8) .. (B, C, H/128, W/128); odd sizes round up at strides 64 and 128
-Source: Lin et al., Feature Pyramid Networks, CVPR 2017; P6 and P7 as in RetinaNet, from P5 (specification 2.3).
+In:     maps of the backbone, finest first, each half the size of the one before: C3, C4, C5, or C2, .., C5
+Out:    as many maps of C channels and the same sizes; behind them, as `extra` asks,
+            p6p7        P6, P7 at strides 64, 128, by convolutions; odd sizes round up
+            none        nothing: P3, P4, P5 (CrossVIS-Lite)
+            subsample   P6, every second cell of P5 (Mask R-CNN); odd sizes round up
+State:  none
+Source: Lin et al., Feature Pyramid Networks, CVPR 2017; P6 and P7 as in RetinaNet, from P5 (CrossVIS specification
+        2.3); the other two: 5.3, 5.2.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32, 64, 128)
+"""Of P3..P7."""
+
+Extra = Literal["p6p7", "none", "subsample"]
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -21,19 +31,37 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 class FPN(nn.Module):
-    """Lateral 1x1, top-down nearest x2 and sum, 3x3 output; P6 = conv/2(P5), P7 = conv/2(ReLU(P6)). No norm."""
+    """Lateral 1x1, top-down nearest x2 and sum, 3x3 output; P6 = conv/2(P5), P7 = conv/2(ReLU(P6)). No norm.
 
-    def __init__(self, in_channels: tuple[int, int, int], channels: int) -> None:
+    Raises ValueError for no input, an unknown `extra`, and in `forward` for another number of maps than built for.
+    """
+
+    def __init__(self, in_channels: tuple[int, ...], channels: int, extra: Extra = "p6p7") -> None:
         super().__init__()
+        if not in_channels:
+            raise ValueError("FPN: in_channels is empty, expected the channels of at least one map")
+        if extra not in get_args(Extra):
+            raise ValueError(f"FPN: extra is {extra!r}, expected one of {', '.join(get_args(Extra))}")
+        self.extra = extra
         self.lateral = nn.ModuleList(_conv(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(_conv(channels, channels, 3) for _ in in_channels)
-        self.p6 = _conv(channels, channels, 3, stride=2)
-        self.p7 = _conv(channels, channels, 3, stride=2)
+        if extra == "p6p7":
+            self.p6 = _conv(channels, channels, 3, stride=2)
+            self.p7 = _conv(channels, channels, 3, stride=2)
 
-    def forward(self, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, ...]:
-        x5 = self.lateral[2](c5)
-        x4 = self.lateral[1](c4) + F.interpolate(x5, scale_factor=2, mode="nearest")
-        x3 = self.lateral[0](c3) + F.interpolate(x4, scale_factor=2, mode="nearest")
-        p3, p4, p5 = (conv(x) for conv, x in zip(self.output, (x3, x4, x5), strict=True))
+    def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        if len(maps) != len(self.lateral):
+            raise ValueError(f"FPN: {len(maps)} maps came, built for {len(self.lateral)}")
+        merged = [self.lateral[-1](maps[-1])]                                          # coarsest first
+        for lateral, x in zip(reversed(self.lateral[:-1]), reversed(maps[:-1]), strict=True):
+            merged.append(lateral(x) + F.interpolate(merged[-1], scale_factor=2, mode="nearest"))
+        levels = [conv(x) for conv, x in zip(self.output, reversed(merged), strict=True)]
+        return tuple(levels + self._coarser(levels[-1]))
+
+    def _coarser(self, p5: Tensor) -> list[Tensor]:
+        if self.extra == "none":
+            return []
+        if self.extra == "subsample":
+            return [F.max_pool2d(p5, kernel_size=1, stride=2)]
         p6 = self.p6(p5)
-        return p3, p4, p5, p6, self.p7(F.relu(p6))
+        return [p6, self.p7(F.relu(p6))]

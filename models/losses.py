@@ -1,4 +1,4 @@
-"""Every loss as a function of tensors, in float32 whatever the network ran in.
+"""Every loss as a function of tensors, in float32 at least, whatever the network ran in.
 
 Source: CrossVIS specification 3.3 to 3.5; each function names its formula. All give 0, still joined to the graph, where
 there is nothing to sum.
@@ -11,12 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32: sums of thousands of terms need it. float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sum of -alpha_t (1 - p_t)^gamma ln p_t.  logits, targets (...) of equal shape, targets 0 or 1 -> ()
 
     Source: Lin et al., Focal Loss, ICCV 2017, equation 5.
     """
-    logits, targets = logits.float(), targets.float()
+    logits = at_least_float32(logits)
+    targets = targets.to(logits.dtype)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p = logits.sigmoid()
     p_t = p * targets + (1 - p) * (1 - targets)
@@ -29,7 +35,8 @@ def giou_loss(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
     IoU = (I + 1) / (U + 1), as released: the 1 is in squared cells. Source: specification 3.3.
     """
-    pred, target = pred.float(), target.float()
+    pred = at_least_float32(pred)
+    target = target.to(pred.dtype)
     area_pred = (pred[:, 0] + pred[:, 2]) * (pred[:, 1] + pred[:, 3])
     area_target = (target[:, 0] + target[:, 2]) * (target[:, 1] + target[:, 3])
     small, large = torch.minimum(pred, target), torch.maximum(pred, target)
@@ -40,18 +47,20 @@ def giou_loss(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return (weights * (1 - giou)).sum()
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """1 - 2 sum(m m*) / (sum m^2 + sum m*^2 + 1e-5) per instance, m = sigmoid(logits).  (N, h, w) x2 -> (N,)
+def dice_loss(logits: Tensor, targets: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """1 - 2 sum(m m*) / (sum m^2 + sum m*^2 + epsilon) per instance, m = sigmoid(logits).  (N, h, w) x2 -> (N,)
 
-    Source: CrossVIS equation 8, with the release's 1e-5.
+    Source: CrossVIS equation 8, which has no epsilon; 1e-5 is the release's.
     """
-    m, t = logits.float().sigmoid().flatten(1), targets.float().flatten(1)
-    return 1 - 2 * (m * t).sum(1) / ((m * m).sum(1) + (t * t).sum(1) + 1e-5)
+    m = at_least_float32(logits).sigmoid().flatten(1)
+    t = targets.to(m.dtype).flatten(1)
+    return 1 - 2 * (m * t).sum(1) / ((m * m).sum(1) + (t * t).sum(1) + epsilon)
 
 
 def centerness_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of binary cross-entropies.  (N,) x2 -> ()"""
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
+    logits = at_least_float32(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
 
 
 def mean_or_zero(values: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ K classes · C channels · D embedding · P locations of all levels · H, W fram
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,32 +26,36 @@ class Detections:
     embeddings: Tensor
     """(N, D) float32, not normalised; D = 0 for a network without an embedding."""
     mask_logits: Tensor
-    """(N, Hp / 4, Wp / 4) float32: low resolution, in the padded input's frame."""
+    """(N, Hm, Wm) float32: low resolution, in the frame that `mask_frame` says."""
     track_ids: Tensor | None = None
     """(N,) int64 once associated, else None."""
+    mask_frame: Literal["image", "box"] = "image"
+    """`image`: one cell is 4 x 4 pixels of the padded input. `box`: the mask fills its instance's box, whatever its
+    size (two-stage networks)."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and len(value) != n:
-                raise ValueError(f"Detections.{field.name} has {len(value)} rows, boxes have {n}")
+        for name, value in self._tensors().items():
+            if len(value) != n:
+                raise ValueError(f"Detections.{name} has {len(value)} rows, boxes have {n}")
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: Tensor | slice) -> Detections:
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Detections(**{name: None if v is None else v[index] for name, v in picked.items()})
+        return replace(self, **{name: value[index] for name, value in self._tensors().items()})
 
     def to(self, device: torch.device | str) -> Detections:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Detections(**{name: None if v is None else v.to(device) for name, v in moved.items()})
+        return replace(self, **{name: value.to(device) for name, value in self._tensors().items()})
 
     def with_track_ids(self, track_ids: Tensor) -> Detections:
         return replace(self, track_ids=track_ids)
 
     def __repr__(self) -> str:
         shapes = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown = (f"{k}={None if v is None else tuple(v.shape)}" for k, v in shapes.items())
+        shown = (f"{k}={tuple(v.shape) if isinstance(v, Tensor) else v}" for k, v in shapes.items())
         return f"Detections({', '.join(shown)})"

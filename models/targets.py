@@ -3,18 +3,21 @@
 In:     locations, and per image the ground truth: boxes, labels, identities, full-resolution masks
 Out:    `Assignment`: the positives of all images of a batch, level by level as in the release
 Source: Tian et al., FCOS, ICCV 2019, 3.1; CrossVIS specification 3.2 (mask centroid, window of 1.5 strides, inclusive
-        size ranges, smallest box area wins).
+        size ranges, smallest box area wins). The papers centre the window on the box: `center="box"`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from models.fcos import Locations
 
+Center = Literal["mask", "box"]
+"""What the sampling window lies around: the mask's centroid, as released, or the box's centre, as in the papers."""
 CENTER_RADIUS = 1.5
 """Half side of the sampling window around the centroid, in strides."""
 
@@ -42,6 +45,54 @@ class FrameTargets:
 
     def to(self, device: torch.device) -> FrameTargets:
         return FrameTargets(*(getattr(self, f).to(device) for f in ("boxes", "labels", "identities", "masks")))
+
+
+Slot = tuple[Tensor, list[FrameTargets]]
+"""Images (B, 3, Hp, Wp) of one pass through the network, and what is true of each."""
+
+
+@dataclass(frozen=True)
+class StillBatch:
+    """B images that have nothing to do with each other."""
+
+    images: Tensor
+    """(B, 3, Hp, Wp)."""
+    targets: list[FrameTargets]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return ((self.images, self.targets),)
+
+    def to(self, device: torch.device) -> StillBatch:
+        return StillBatch(self.images.to(device), [t.to(device) for t in self.targets])
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs of frames of one video each; slot 0 holds the key frames, slot 1 the references."""
+
+    images: tuple[Tensor, Tensor]
+    """Two of (B, 3, Hp, Wp)."""
+    targets: tuple[list[FrameTargets], list[FrameTargets]]
+    counterparts: tuple[list[Tensor], list[Tensor]]
+    """counterparts[s][b][i]: index in the other slot of instance i of slot s, -1 where it is not there."""
+
+    def __len__(self) -> int:
+        return len(self.targets[0])
+
+    @property
+    def slots(self) -> tuple[Slot, Slot]:
+        return (self.images[0], self.targets[0]), (self.images[1], self.targets[1])
+
+    def to(self, device: torch.device) -> PairBatch:
+        return PairBatch(
+            tuple(image.to(device) for image in self.images),
+            tuple([t.to(device) for t in slot] for slot in self.targets),
+            tuple([c.to(device) for c in slot] for slot in self.counterparts),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,13 +129,12 @@ def mask_centroids(masks: Tensor, boxes: Tensor) -> Tensor:
     return torch.where((area > 0)[:, None], torch.stack([x, y], dim=1), box_centers)
 
 
-def _assign_image(
-    targets: FrameTargets, at: Locations, ranges: Tensor
-) -> tuple[Tensor, Tensor]:
+def _assign_image(targets: FrameTargets, at: Locations, ranges: Tensor, center: Center) -> tuple[Tensor, Tensor]:
     """Which instance each location answers for, -1 for none (P,); distances (P, G, 4) in pixels."""
     boxes, points = targets.boxes, at.points
     distances = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=2)
-    centers = mask_centroids(targets.masks, boxes)                                                # (G, 2)
+    of_boxes = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = mask_centroids(targets.masks, boxes) if center == "mask" else of_boxes              # (G, 2)
     reach = CENTER_RADIUS * at.strides[:, None, None]                                             # (P, 1, 1)
     low = torch.maximum(centers[None] - reach, boxes[None, :, :2])                                # (P, G, 2)
     high = torch.minimum(centers[None] + reach, boxes[None, :, 2:])
@@ -97,7 +147,9 @@ def _assign_image(
     return instance.masked_fill(best.isinf(), -1), distances
 
 
-def assign(targets: list[FrameTargets], at: Locations, ranges: tuple[tuple[float, float], ...]) -> Assignment:
+def assign(
+    targets: list[FrameTargets], at: Locations, ranges: tuple[tuple[float, float], ...], center: Center = "mask"
+) -> Assignment:
     """Give every location of every image its instance, or background. Images without instances have no positives."""
     device = at.points.device
     per_location = torch.tensor(ranges, device=device)[at.levels]                                 # (P, 2)
@@ -106,7 +158,7 @@ def assign(targets: list[FrameTargets], at: Locations, ranges: tuple[tuple[float
     for b, frame in enumerate(targets):
         if not len(frame):
             continue
-        owner, sides = _assign_image(frame, at, per_location)
+        owner, sides = _assign_image(frame, at, per_location, center)
         where = (owner >= 0).nonzero().squeeze(1)                                                 # (n,)
         labels[b, where] = frame.labels[owner[where]]
         image.append(torch.full_like(where, b))

@@ -1,7 +1,7 @@
 """Step 6: from what the heads say of every location to the instances of a frame.
 
 In:     DenseOutputs of a batch, one image at a time
-Out:    `Selected`: N locations with their class, score and box in pixels of the network input, best score first
+Out:    `Detections` in pixels of the network input, best score first; their boxes are not clipped
 State:  none
 Source: CrossVIS specification 4.1 steps 1 to 3: threshold on class x centre-ness before the root, 1000 per level,
         class-aware NMS at 0.6, 100 per frame.
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.crossvis import DenseOutputs
+from models.condinst import CondInst, DenseOutputs
+from models.outputs import Detections
 from operators.nms import class_aware_nms
 
 
@@ -53,11 +54,25 @@ class Selected:
     """(N, 4) float32 xyxy in pixels of the network input, unclipped."""
 
 
+def detect(network: CondInst, dense: DenseOutputs, image: int, size: tuple[int, int], cfg: DetectConfig) -> Detections:
+    """The instances of one image of the batch, painted. `size` (h, w) of the image before padding is not asked for."""
+    found = select(dense, image, cfg)
+    return Detections(
+        boxes=found.boxes,
+        scores=found.scores,
+        labels=found.labels,
+        embeddings=dense.embeddings[image, found.locations].float(),
+        mask_logits=network.mask_logits(dense, image, found.locations).float(),
+    )
+
+
 def select(dense: DenseOutputs, image: int, cfg: DetectConfig) -> Selected:
     """The instances of one image of the batch. None above the threshold: N = 0."""
-    probability = dense.class_logits[image].float().sigmoid() * dense.centerness[image].float().sigmoid()[:, None]
-    locations, labels = (probability > cfg.min_score).nonzero(as_tuple=True)
-    scores = probability[locations, labels]                                                     # (n,)
+    classes = dense.class_logits[image].float().sigmoid()
+    locations, labels = (classes > cfg.min_score).nonzero(as_tuple=True)        # centre-ness can only lower it
+    scores = classes[locations, labels] * dense.centerness[image, locations].float().sigmoid()       # (n,)
+    above = scores > cfg.min_score
+    locations, labels, scores = locations[above], labels[above], scores[above]
     best = _best_per_level(scores, dense.at.levels[locations], cfg.max_per_level)
     locations, labels, scores = locations[best], labels[best], scores[best].sqrt()
     boxes = _boxes_at(dense, image, locations)

@@ -10,20 +10,36 @@ run on the same shape, and a frame's result does not depend on which frames, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from models.crossvis import CrossVIS, DenseOutputs
 from models.outputs import Detections
 from operators.boxes import clip_boxes, is_empty
-from operators.detect import DetectConfig, select
 from operators.records import Features, FrameDetections, Image
 
 Record = TypeVar("Record", Image, Features)
+
+
+class Network(Protocol):
+    """What the two stages ask of a network. Both calls are stateless, and keep the images of a batch apart."""
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, Hp, Wp) -> maps of B rows each."""
+        ...
+
+    def heads(self, levels: tuple[Tensor, ...]) -> Any:
+        """The maps -> what the network's own detector reads (operators/detectors.py). A network with calibration takes
+        `references` and `counts` too (models/crossvis.py); they are given only where frames have references."""
+        ...
+
+
+Detect = Callable[[Network, Any, int, tuple[int, int]], Detections]
+"""(network, what its heads said, which image of the batch, its size (h, w) before padding) -> instances in pixels of
+the network input, best score first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +76,7 @@ def _stack(tensors: list[Tensor], size: int) -> Tensor:
 class Backbone:
     """Images -> Features."""
 
-    def __init__(self, network: CrossVIS, config: BatchConfig, device: torch.device) -> None:
+    def __init__(self, network: Network, config: BatchConfig, device: torch.device) -> None:
         self.network, self.batch, self.device = network, config.batch, device
 
     @torch.inference_mode()
@@ -78,31 +94,40 @@ class Backbone:
 class Heads:
     """Features -> FrameDetections; boxes in pixels of the original frame, clipped, empty ones dropped."""
 
-    def __init__(self, network: CrossVIS, config: BatchConfig, detect: DetectConfig, device: torch.device) -> None:
+    def __init__(self, network: Network, config: BatchConfig, detect: Detect, device: torch.device) -> None:
         self.network, self.batch, self.detect, self.device = network, config.batch, detect, device
 
     @torch.inference_mode()
     def __call__(self, batch: list[Features]) -> list[FrameDetections]:
         out: list[FrameDetections | None] = [None] * len(batch)
         for places in _chunks(batch, self.batch, {i: f.padded for i, f in enumerate(batch)}):
-            maps = zip(*(batch[i].levels for i in places), strict=True)
-            dense = self.network.heads(tuple(_stack([m.to(self.device) for m in level], self.batch) for level in maps))
+            dense = self._dense([batch[i] for i in places])
             for row, i in enumerate(places):
-                found = self._detections(dense, row, batch[i])
+                found = _to_original(self.detect(self.network, dense, row, batch[i].size), batch[i])
                 out[i] = FrameDetections(batch[i].info, found, batch[i].size, batch[i].padded)
         return out
 
-    def _detections(self, dense: DenseOutputs, row: int, features: Features) -> Detections:
-        found = select(dense, row, self.detect)
-        info, (h, w) = features.info, features.size
-        scale = torch.tensor([info.width / w, info.height / h] * 2, device=found.boxes.device)
-        boxes = clip_boxes(found.boxes * scale, info.height, info.width)
-        kept = ~is_empty(boxes)
-        locations = found.locations[kept]
-        return Detections(
-            boxes=boxes[kept],
-            scores=found.scores[kept],
-            labels=found.labels[kept],
-            embeddings=dense.embeddings[row, locations].float(),
-            mask_logits=self.network.mask_logits(dense, row, locations).float(),
-        )
+    def _dense(self, frames: list[Features]) -> Any:
+        """One call of the network; of fewer references than another frame's, the rest is filled and not looked at."""
+        levels = self._stacked([frame.levels for frame in frames])
+        if not any(frame.references for frame in frames):
+            return self.network.heads(levels)
+        owned = [frame.references or (frame.levels,) for frame in frames]
+        most = max(len(references) for references in owned)
+        slots = [[references[min(r, len(references) - 1)] for references in owned] for r in range(most)]
+        counts = [len(references) for references in owned] + [1] * (self.batch - len(frames))
+        references = tuple(self._stacked(slot) for slot in slots)
+        return self.network.heads(levels, references, torch.tensor(counts, device=self.device))
+
+    def _stacked(self, pyramids: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Pyramids of single frames -> one of `batch` rows."""
+        maps = zip(*pyramids, strict=True)
+        return tuple(_stack([m.to(self.device) for m in level], self.batch) for level in maps)
+
+
+def _to_original(found: Detections, features: Features) -> Detections:
+    """Boxes in pixels of the original frame, clipped; instances whose box is then empty are dropped."""
+    info, (h, w) = features.info, features.size
+    scale = torch.tensor([info.width / w, info.height / h] * 2, device=found.boxes.device)
+    boxes = clip_boxes(found.boxes * scale, info.height, info.width)
+    return replace(found, boxes=boxes)[~is_empty(boxes)]

@@ -17,7 +17,7 @@ import torch
 from nvidia.dali import types
 from torch import Tensor
 
-from models.crossvis import InputConfig
+from models.inputs import InputConfig
 from operators.records import Frame, Image
 
 MAX_PIXELS = 1 << 26

@@ -79,6 +79,8 @@ class Features:
     size: tuple[int, int]
     padded: tuple[int, int]
     """(Hp, Wp): what the strides divide."""
+    references: tuple[tuple[Tensor, ...], ...] = ()
+    """Pyramids of neighbouring frames, in order of time, for a network that calibrates; each shaped as `levels`."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,7 @@ from operators.formats import (
     track_line,
     write_results,
 )
+from operators.matching import Rule
 from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
 from operators.sources import Source
 from operators.video_writer import VideoWriter
@@ -54,6 +55,10 @@ FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
 """The frames of a source, decoded anew: large as they are, they do not travel through the graph."""
 
 
+CATEGORY_RULES: dict[Rule, CategoryRule] = {"cosine_iou": "first", "masktrack": "majority"}
+"""Class of a whole track, for each association: CrossVIS specification 4.4."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SinkConfig:
     min_score: float = 0.5
@@ -61,13 +66,21 @@ class SinkConfig:
     weak but true detections are absent too. `jsonl` and `ytvis` always hold all."""
     alpha: float = 0.45
     """How far masks cover the picture in `video`, 0..1. Higher: masks are seen better, the objects under them less."""
-    category: CategoryRule = "first"
-    """Class of a whole track in `ytvis`: that of its first record, or of most of them ("majority")."""
+    category: CategoryRule | Literal["network"] = "network"
+    """Class of a whole track in `ytvis`: that of its first record, or of most of them (`majority`; the lowest id where
+    votes are equal), or what goes with the association in use: see CATEGORY_RULES. `majority` outvotes a first glance
+    that was wrong; with `cosine_iou` both are the same, because there a track has one class."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "alpha"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+
+    def category_rule(self, association: Rule | None = None) -> CategoryRule:
+        """The rule in use for tracks of this association; None for tracks of some other origin."""
+        if self.category != "network":
+            return self.category
+        return "first" if association is None else CATEGORY_RULES[association]
 
 
 class Sink(Protocol):
@@ -98,11 +111,13 @@ def open_sinks(
     frames: Callable[[Source], FrameStream],
     config: SinkConfig | None = None,
     number: int = 1,
+    association: Rule | None = None,
 ) -> list[Sink]:
     """A sink for each of `kinds`, in `directory`/<source name>/, which is made; no kinds give [].
 
     frames   opens the source once more, from its start; called for "video" alone
     number   the running number of the source: its video_id in results.json, unless the source has one
+    association   the rule that gives the tracks, which `config.category` may follow
 
     Raises ConfigError for an unknown kind, or a folder or file that cannot be made.
     """
@@ -114,9 +129,10 @@ def open_sinks(
     if not folder.resolve().is_relative_to(Path(directory).resolve()):
         raise ConfigError(f"source '{source.name}': its outputs would lie outside of {directory}. Rename the source.")
     video_id = number if source.video_id is None else source.video_id
+    category = config.category_rule(association)
     make: dict[str, Callable[[Path], Sink]] = {
         "jsonl": lambda path: JsonlSink(path, categories),
-        "ytvis": lambda path: ResultsSink(path, categories, video_id, category=config.category),
+        "ytvis": lambda path: ResultsSink(path, categories, video_id, category=category),
         "video": lambda path: OverlaySink(path, frames(source), categories, fps=source.fps, config=config),
         "masks": lambda path: MasksSink(path, min_score=config.min_score),
     }

@@ -199,6 +199,8 @@ def _convert_union(hint: Any, arguments: tuple, value: Any, where: str, key: str
     if value is None and type(None) in arguments:
         return None
     choices = [choice for choice in arguments if choice is not type(None)]
+    if len(choices) > 1 and all(map(is_dataclass, choices)):
+        choices = [_named(choices, value, where, key)]
     if len(choices) == 1:
         return _convert(choices[0], value, where, key)  # its own error names the setting inside
     for choice in choices:
@@ -207,6 +209,16 @@ def _convert_union(hint: Any, arguments: tuple, value: Any, where: str, key: str
         except ConfigError:
             continue
     raise ConfigError(f"{_place(where, key)}: expected {_expected(hint)}, got {_shown(value)}.")
+
+
+def _named(choices: list[type], value: Any, where: str, key: str) -> type:
+    """Of several groups of settings the one whose `name` the value gives; the first where it gives none."""
+    names = {get_args(get_type_hints(choice)["name"])[0]: choice for choice in choices}
+    name = value.get("name", next(iter(names))) if isinstance(value, Mapping) else next(iter(names))
+    if name not in names:
+        known = " or ".join(map(repr, names))
+        raise ConfigError(f"{_place(where, _join(key, 'name'))}: expected {known}, got {_shown(name)}.")
+    return names[name]
 
 
 def _convert_tuple(hint: Any, arguments: tuple, value: Any, where: str, key: str) -> tuple:

@@ -1,12 +1,14 @@
 """A file of configs/networks -> a network with its weights, ready on its device.
 
-In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model` and `detect`
+In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model`, `detect`,
+        and `association`, the rule that its embeddings are trained for
 Out:    `NetworkSpec`, checked before any work; `load_network`, once per process and device
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,9 @@ import torch
 from torch import nn
 
 from models import NETWORKS
-from operators.detect import DetectConfig
+from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
+from operators.matching import Rule
 from operators.weights import Checkpoint, load_into, read_weights
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 
@@ -26,7 +29,8 @@ class _NetworkFile:
     network: str
     weights: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
-    detect: DetectConfig = field(default_factory=DetectConfig)
+    detect: dict[str, Any] = field(default_factory=dict)
+    association: Rule = "cosine_iou"
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,13 @@ class NetworkSpec:
     name: str
     config: Any
     """The settings class that NETWORKS names."""
-    detect: DetectConfig
+    detect: Any
+    """The settings class that DETECTORS names."""
     weights: Path | None
     where: str
     """The file, for messages."""
+    association: Rule = "cosine_iou"
+    """How its detections find their tracks where `associate.rule` is `network`: the rule it was trained for."""
 
 
 def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
@@ -50,20 +57,31 @@ def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSp
         raise ConfigError(f"{where}, network: no network '{file.network}'.{did_you_mean(file.network, NETWORKS)}")
     _, settings = NETWORKS[file.network]
     config = build(settings, file.model, str(where), "model")
-    return NetworkSpec(file.network, config, file.detect, resolve(file.weights) if file.weights else None, str(where))
+    detect = build(DETECTORS[file.network].settings, file.detect, str(where), "detect")
+    weights = resolve(file.weights) if file.weights else None
+    return NetworkSpec(file.network, config, detect, weights, str(where), file.association)
 
 
 def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
     """The weights that `spec` names, checked to be of this network and these settings.
 
-    Raises CheckpointError: none named, unreadable, or of another network.
+    Raises CheckpointError: none named, unreadable, of another network, or with parts that were never trained.
     """
     if spec.weights is None:
         raise CheckpointError(f"{spec.where}: names no weights. Make some by `maskstream train`, then set `weights:`.")
     checkpoint = read_weights(spec.weights)
     if checkpoint.network != spec.name:
         raise CheckpointError(f"{spec.weights}: weights of '{checkpoint.network}', but {spec.where} is '{spec.name}'.")
-    differences = list(_differences(checkpoint.config, as_plain(spec.config)))
+    if checkpoint.metadata.get("fresh"):
+        raise CheckpointError(
+            f"{spec.weights}: weights for training alone: {_first_three(checkpoint.metadata['fresh'])} are not trained "
+            f"yet. Begin training with them (start_from), and set `weights:` in {spec.where} to what comes of it."
+        )
+    try:        # settings that came after these weights have their defaults in them
+        saved = build(type(spec.config), checkpoint.config, str(spec.weights), "config")
+    except ConfigError as error:
+        raise CheckpointError(f"{spec.weights}: settings that this version does not know: {error}") from error
+    differences = list(_differences(as_plain(saved), as_plain(spec.config)))
     if differences:
         shown = "; ".join(differences[:3])
         raise CheckpointError(f"{spec.weights}: weights of another network than {spec.where}: {shown}.")
@@ -77,6 +95,15 @@ def load_network(spec: NetworkSpec, device: torch.device) -> nn.Module:
     network = NETWORKS[spec.name][0](spec.config)
     load_into(network, checkpoint.state, str(spec.weights))
     return network.to(device).eval()
+
+
+def _first_three(fresh: str) -> str:
+    """Of the names that an import left in the metadata, a JSON list."""
+    try:
+        names = [str(name) for name in json.loads(fresh)]
+    except (ValueError, TypeError):
+        return "parts that its metadata does not name readably"
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def as_plain(config: Any) -> Any:
@@ -98,4 +125,5 @@ def _differences(saved: Any, wanted: Any, key: str = "model") -> Any:
         yield f"{key} is {saved} there, {wanted} here"
 
 
-_TRAINING_ONLY = {"gradient_gate", "frozen_stages"}
+_TRAINING_ONLY = {"gradient_gate", "frozen_stages", "center_sampling", "dice_epsilon", "crossover",
+                  "crossover_reduction", "crossover_place", "identity"}

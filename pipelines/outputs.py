@@ -17,6 +17,7 @@ from typing import Literal
 from operators.decode import open_reader
 from operators.errors import ConfigError, MaskstreamError
 from operators.formats import Categories, merge_results
+from operators.matching import Rule
 from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
 from operators.sinks import SINKS, Sink, SinkConfig, open_sinks
 from operators.sources import Source
@@ -34,6 +35,8 @@ class Outputs:
     """Of operators.sinks.SINKS."""
     categories: Categories
     config: SinkConfig = SinkConfig()
+    association: Rule | None = None
+    """The rule that gives the tracks: told in the summary, and classes of whole tracks may follow it."""
 
 
 @dataclass
@@ -105,7 +108,8 @@ class Files:
     def _begin(self, name: str) -> _Stream:
         number, source = self._sources[name]
         o = self._outputs
-        sinks = open_sinks(o.directory, o.kinds, source, o.categories, frames=frames, config=o.config, number=number)
+        more = {"config": o.config, "number": number, "association": o.association}
+        sinks = open_sinks(o.directory, o.kinds, source, o.categories, frames=frames, **more)
         self._begun.add(name)
         self._summaries[name].note = "the run was cut"
         return _Stream(sinks, self._summaries[name], o.config.min_score)

@@ -76,6 +76,8 @@ def print_summary(summary: RunSummary, outputs: Outputs, console: Console | None
         console.print(_stages(summary))
         rate = f"{summary.frames / summary.wall_s:.1f} frames/s, after {summary.start_s:.1f} s to start"
         console.print(f"{summary.frames} frames in {summary.wall_s:.1f} s: {rate}")
+    if rule := outputs.association:
+        console.print(f"association: {rule}; class of a whole track: {outputs.config.category_rule(rule)}")
     for source in summary.sources:
         for output in source.outputs:
             console.print(Text(f"{outputs.directory / source.name}/{output}"), soft_wrap=True)

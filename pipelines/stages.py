@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 import torch
 
-from models.crossvis import CrossVIS
-from operators.association import Associate, AssociateConfig
+from operators.association import Associate
 from operators.decode import Decode, DecodeConfig
+from operators.detectors import DETECTORS
 from operators.errors import ConfigError
 from operators.masks import EncodeMasks
-from operators.network import Backbone, BatchConfig, Heads
+from operators.matching import AssociateConfig, Rule
+from operators.neighbours import Neighbours, NeighboursConfig
+from operators.network import Backbone, BatchConfig, Heads, Network
 from operators.preprocess import Preprocess
 from operators.records import Features, Frame, FrameDetections, FrameTracks, Image, Pull
-from pipelines.graph import RunContext, StageKind
+from pipelines.graph import Graph, RunContext, StageKind
 from pipelines.networks import NetworkSpec, load_network
 
 
@@ -59,17 +61,38 @@ def _backbone(settings: BatchConfig, context: RunContext) -> Backbone:
     return Backbone(network, settings, device)
 
 
+def _neighbours(settings: NeighboursConfig, context: RunContext) -> Neighbours:
+    spec = _spec(context)
+    if getattr(spec.config, "calibration", None) is None:
+        raise ConfigError(
+            f"{spec.where}: the graph has a 'neighbours' stage, but this network has no calibration to use what it "
+            f"gives. Take the stage out of the graph, or name a network with model.calibration set, and its weights."
+        )
+    return Neighbours(settings)
+
+
 def _heads(settings: BatchConfig, context: RunContext) -> Heads:
     network, device = _network(context)
-    return Heads(network, settings, _spec(context).detect, device)
+    spec = _spec(context)
+    return Heads(network, settings, DETECTORS[spec.name].of(spec.detect), device)
 
 
 def _associate(settings: AssociateConfig, context: RunContext) -> Associate:
-    return Associate(settings)
+    return Associate(settings, _rule_of(context.network))
 
 
 def _encode_masks(settings: NoSettings, context: RunContext) -> EncodeMasks:
     return EncodeMasks()
+
+
+def association_of(graph: Graph, network: NetworkSpec | None) -> Rule | None:
+    """The rule by which a graph gives track ids with this network; None for a graph that has no such stage."""
+    settings = [stage.settings for stage in graph.stages if isinstance(stage.settings, AssociateConfig)]
+    return settings[-1].rule_for(_rule_of(network)) if settings else None
+
+
+def _rule_of(network: NetworkSpec | None) -> Rule:
+    return "cosine_iou" if network is None else network.association
 
 
 def _spec(context: RunContext) -> NetworkSpec:
@@ -78,7 +101,7 @@ def _spec(context: RunContext) -> NetworkSpec:
     return context.network
 
 
-def _network(context: RunContext) -> tuple[CrossVIS, torch.device]:
+def _network(context: RunContext) -> tuple[Network, torch.device]:
     """The weights on their device, loaded once for all stages of a process."""
     device = choose_device(context.device)
     return load_network(_spec(context), device), device
@@ -88,6 +111,7 @@ STAGES = {
     "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True),
     "preprocess": StageKind("operator", Frame, Image, PreprocessConfig, _preprocess, on_device=True),
     "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
+    "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, stateful=True),
     "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, on_device=True),
     "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, stateful=True),
     "encode_masks": StageKind("operator", FrameDetections, FrameTracks, NoSettings, _encode_masks, on_device=True),

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
-from models.crossvis import InputConfig, PairBatch
-from models.targets import FrameTargets
+from models.inputs import InputConfig
+from models.targets import FrameTargets, PairBatch
 from operators.errors import DatasetError
 from operators.masks import decode_masks
 from operators.preprocess import pad_to, resize_to

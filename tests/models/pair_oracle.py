@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from models.crossvis import CrossVIS, DenseOutputs, PairBatch
-from models.targets import FrameTargets
+from models.condinst import DenseOutputs
+from models.crossvis import CrossVIS
+from models.targets import FrameTargets, PairBatch
 from tests.models import oracles
 
 Place = tuple[int, int]

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.crossvis import CrossVIS, CrossVISConfig, PairBatch
+from models.crossvis import CrossVIS, CrossVISConfig
 from models.fcos import FCOSConfig
 from models.resnet import ResNetConfig
-from models.targets import FrameTargets
+from models.targets import FrameTargets, PairBatch
 
 SMALL = CrossVISConfig(
     num_classes=3,

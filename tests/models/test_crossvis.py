@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from models import NETWORKS
-from models.crossvis import CrossVIS, CrossVISConfig, DenseOutputs, InputConfig
+from models.condinst import DenseOutputs
+from models.crossvis import CrossVIS, CrossVISConfig
+from models.inputs import InputConfig
 from models.resnet import ResNetConfig
 from tests.models import oracles
 from tests.models.small import SMALL, images, small_network

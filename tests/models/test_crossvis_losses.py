@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models import crossvis
-from models.crossvis import CrossVIS, PairBatch
+from models import condinst
+from models.crossvis import CrossVIS
+from models.targets import PairBatch
 from pipelines.networks import read_network
 from tests.models import oracles
 from tests.models import pair_oracle as oracle
@@ -214,7 +215,7 @@ def test_positives_are_counted_over_all_workers(factor):
 
 
 def test_the_mask_losses_look_at_500_positives():
-    assert crossvis.MAX_MASK_POSITIVES == 500
+    assert condinst.MAX_MASK_POSITIVES == 500
 
 
 def test_the_cap_is_a_random_choice_for_the_mask_losses_alone(monkeypatch):
@@ -227,7 +228,7 @@ def test_the_cap_is_a_random_choice_for_the_mask_losses_alone(monkeypatch):
     dices, (single,) = oracle.mask_dices(slots[0]), oracle.mask_dices(slots[1])
     means = torch.tensor([((dices[i] + dices[j]) / 2 + single) / 2 for i in range(4) for j in range(i)])
     assert len(dices) == 4 and means.sort().values.diff().min() > 1e-4
-    monkeypatch.setattr(crossvis, "MAX_MASK_POSITIVES", 2)
+    monkeypatch.setattr(condinst, "MAX_MASK_POSITIVES", 2)
     with torch.no_grad():
         runs = [network(batch) for _ in range(40)]
     distance, which = (torch.stack([run["mask"] for run in runs])[:, None] - means).abs().min(1)

@@ -44,6 +44,20 @@ def test_locations_are_the_loop(height, width):
     assert list(found) == oracles.locations(height, width)
 
 
+def test_locations_of_three_levels_are_the_first_of_five():
+    sizes = oracles.level_sizes(384, 640)
+    three, five = Locations.of(sizes[:3], CPU), Locations.of(sizes, CPU)
+    assert len(three.points) == len(three.strides) == len(three.levels) == 5040
+    assert torch.equal(three.points, five.points[:5040]) and torch.equal(three.levels, five.levels[:5040])
+    assert three.strides.unique().tolist() == [8, 16, 32]
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_maps_of_no_known_stride_are_refused(count):
+    with pytest.raises(ValueError, match=f"{count} feature maps came, expected 1 to 5"):
+        Locations.of([(1, 1)] * count, CPU)
+
+
 # ------------------------------------------------------------------------------------------ settings
 
 
@@ -56,21 +70,35 @@ def test_locations_are_the_loop(height, width):
         (32, 64, 128, 256), [(-1, 32), (32, 64), (64, 128), (128, 256), (256, math.inf)], [32, 64, 128, 256, 512],
         id="half the size",
     ),
+    pytest.param((64, 128), [(-1, 64), (64, 128), (128, math.inf)], [64, 128, 256], id="three levels: CrossVIS-Lite"),
 ])
 def test_ranges_and_divisors(bounds, ranges, divisors):
     config = FCOSConfig(size_bounds=bounds)
+    assert config.num_levels == len(ranges)
     assert list(config.ranges) == ranges
     assert list(config.divisors) == divisors
 
 
 def test_released_bounds_are_the_default():
-    assert FCOSConfig() == FCOSConfig(tower_convs=4, groups=32, size_bounds=(64, 128, 256, 512))
+    released = FCOSConfig(tower_convs=4, groups=32, size_bounds=(64, 128, 256, 512), center_sampling="mask")
+    assert FCOSConfig() == released
 
 
-@pytest.mark.parametrize("bounds", [(0, 64, 128, 256), (64, 64, 128, 256), (128, 64, 256, 512)])
+@pytest.mark.parametrize("bounds", [(0, 64, 128, 256), (64, 64, 128, 256), (128, 64, 256, 512), (-64, 128), (64, 64)])
 def test_bounds_that_do_not_rise_are_refused(bounds):
-    with pytest.raises(ValueError, match="size_bounds"):
+    with pytest.raises(ValueError, match="size_bounds.*expected positive, rising"):
         FCOSConfig(size_bounds=bounds)
+
+
+@pytest.mark.parametrize("bounds", [(), (64,), (64, 128, 256), (64, 128, 256, 512, 1024)])
+def test_pyramids_that_there_are_not_are_refused(bounds):
+    with pytest.raises(ValueError, match=r"size_bounds.*expected four \(levels P3 to P7\) or two \(P3 to P5\)"):
+        FCOSConfig(size_bounds=bounds)
+
+
+def test_centers_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="center_sampling is 'centroid', expected 'mask' or 'box'"):
+        FCOSConfig(center_sampling="centroid")
 
 
 # ------------------------------------------------------------------------------------------ the head
@@ -83,6 +111,22 @@ def test_counts():
     assert (count(head.class_logits), count(head.distances), count(head.centerness)) == (92_200, 9_220, 2_305)
     assert head.scales.numel() == 5
     assert count(head) == 2 * 2_362_368 + 92_200 + 9_220 + 2_305 + 5
+
+
+def test_three_levels_have_three_scales_and_the_same_answers():
+    five = FCOSHead(4, 3, SMALL)
+    shake(five, seed=8)
+    three = FCOSHead(4, 3, FCOSConfig(tower_convs=2, groups=2, size_bounds=(64, 128)))
+    three.load_state_dict({**five.state_dict(), "scales": five.scales[:3]})
+    found, wanted = three(levels(4)[:3]), five(levels(4))[:3]
+    assert len(found) == 3
+    for a, b in zip(found, wanted, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_another_number_of_levels_is_refused():
+    with pytest.raises(ValueError, match="3 levels came, built for 5"):
+        FCOSHead(4, 3, SMALL)(levels(4)[:3])
 
 
 def test_start():

@@ -36,11 +36,40 @@ def test_sizes_of_the_levels(height, width, expected):
     assert level_sizes(height, width) == expected
 
 
-def passing() -> FPN:
+@pytest.mark.parametrize("extra, coarser", [
+    pytest.param("none", [], id="nothing more"),
+    pytest.param("subsample", [(2, 3)], id="P6 by subsampling, rounded up"),
+    pytest.param("p6p7", [(2, 3), (1, 2)], id="P6 and P7 by convolution, rounded up"),
+])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_levels_by_number_of_maps_and_extra(count, extra, coarser):
+    sizes = [(24, 40), (12, 20), (6, 10), (3, 5)][-count:]
+    in_channels = (2, 3, 4, 5)[-count:]
+    maps = [torch.zeros(2, c, *size) for c, size in zip(in_channels, sizes, strict=True)]
+    levels = FPN(in_channels, 6, extra)(*maps)
+    assert [tuple(x.shape) for x in levels] == [(2, 6, *size) for size in (*sizes, *coarser)]
+
+
+def test_counts_of_the_other_pyramids():
+    with torch.device("meta"):
+        lite, two_stage = FPN((128, 256, 512), 256, "none"), FPN((256, 512, 1024, 2048), 256, "subsample")
+    assert count(lite) == 256 * (128 + 256 + 512) + 3 * 256 + 1_770_240
+    assert count(two_stage) == 256 * (256 + 512 + 1024 + 2048) + 4 * 256 + 4 * (256 * 256 * 9 + 256)
+
+
+def test_names_of_the_state():
+    """Shipped and converted weights are written under these."""
+    layers = [f"{part}.{i}" for part in ("lateral", "output") for i in range(3)]
+    for extra, more in (("none", []), ("subsample", []), ("p6p7", ["p6", "p7"])):
+        expected = {f"{layer}.{value}" for layer in (*layers, *more) for value in ("weight", "bias")}
+        assert FPN((1, 1, 1), 1, extra).state_dict().keys() == expected
+
+
+def passing(maps: int = 3, extra: str = "p6p7") -> FPN:
     """One channel; every convolution hands on the middle of its window."""
-    fpn = FPN((1, 1, 1), 1)
+    fpn = FPN((1,) * maps, 1, extra)
     with torch.no_grad():
-        for layer in (*fpn.lateral, *fpn.output, fpn.p6, fpn.p7):
+        for layer in (module for module in fpn.modules() if isinstance(module, nn.Conv2d)):
             layer.weight.zero_()
             layer.weight[0, 0, layer.kernel_size[0] // 2, layer.kernel_size[1] // 2] = 1
     return fpn
@@ -80,16 +109,61 @@ def test_p7_is_not_rectified():
     assert (p6.item(), p7.item()) == (3.0, -3.0)
 
 
+def test_subsampled_p6_is_every_second_cell_of_p5():
+    fpn = passing(4, "subsample")
+    c5 = torch.tensor([[1.0, 9, -2, 9, 3], [9, 9, 9, 9, 9], [4, 9, -5, 9, 6]]).reshape(1, 1, 3, 5)
+    maps = [torch.zeros(1, 1, 3 * 2**i, 5 * 2**i) for i in (3, 2, 1)]
+    *_, p5, p6 = fpn(*maps, c5)
+    assert torch.equal(p5, c5)
+    assert p6.squeeze().tolist() == [[1, -2, 3], [4, -5, 6]]       # not the largest of a window
+
+
+def test_four_maps_are_summed_down_to_the_finest():
+    c5, c4, c3, c2 = (10.0**i * torch.arange(1.0, 4**i + 1).reshape(1, 1, 2**i, 2**i) for i in range(4))
+    p2, p3, p4, p5 = passing(4, "none")(c2, c3, c4, c5)
+    assert torch.equal(p5, c5) and torch.equal(p4, c4 + c5)
+    for i in range(8):
+        for j in range(8):
+            coarser = (c3[0, 0, i // 2, j // 2], c4[0, 0, i // 4, j // 4], c5[0, 0, 0, 0])
+            assert p2[0, 0, i, j] == c2[0, 0, i, j] + sum(coarser)
+    assert p3.shape == (1, 1, 4, 4)
+
+
+def layer(part: nn.Conv2d, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+    return conv(x, part.weight, part.bias, stride)
+
+
+def double_size(x: torch.Tensor) -> torch.Tensor:
+    return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+def test_three_levels_are_those_of_five():
+    three, five = FPN((3, 5, 7), 4, "none"), FPN((3, 5, 7), 4)
+    shake(five, seed=4)
+    three.load_state_dict({k: v for k, v in five.state_dict().items() if k.split(".")[0] not in ("p6", "p7")})
+    maps = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 7, 2, 3)
+    found = three(*maps)
+    assert len(found) == 3 and all(torch.equal(a, b) for a, b in zip(found, five(*maps)[:3], strict=True))
+    x4 = layer(three.lateral[1], maps[1]) + double_size(layer(three.lateral[2], maps[2]))
+    assert torch.allclose(found[1].double(), layer(three.output[1], x4), atol=1e-5)
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="in_channels is empty"):
+        FPN((), 4)
+    with pytest.raises(ValueError, match="extra is 'p6', expected one of p6p7, none, subsample"):
+        FPN((3, 5, 7), 4, "p6")
+
+
+def test_another_number_of_maps_is_refused():
+    with pytest.raises(ValueError, match="2 maps came, built for 3"):
+        FPN((3, 5, 7), 4)(torch.zeros(1, 5, 4, 4), torch.zeros(1, 7, 2, 2))
+
+
 def test_whole_pyramid_is_its_plain_composition():
     fpn = FPN((3, 5, 7), 4)
     shake(fpn, seed=3)
     c3, c4, c5 = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 7, 2, 3)
-
-    def layer(part: nn.Conv2d, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        return conv(x, part.weight, part.bias, stride)
-
-    def double_size(x: torch.Tensor) -> torch.Tensor:
-        return x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
 
     x5 = layer(fpn.lateral[2], c5)
     x4 = layer(fpn.lateral[1], c4) + double_size(x5)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
 
 from models.outputs import Detections
+
+
+TENSORS = [field.name for field in fields(Detections) if field.name != "mask_frame"]
 
 
 def detections(count: int, tracked: bool = True) -> Detections:
@@ -32,8 +35,14 @@ def detections(count: int, tracked: bool = True) -> Detections:
 def test_indexing_indexes_every_field(index, rows):
     whole, part = detections(4), detections(4)[index]
     assert len(part) == len(rows)
-    for field in fields(Detections):
-        assert torch.equal(getattr(part, field.name), getattr(whole, field.name)[rows]), field.name
+    for name in TENSORS:
+        assert torch.equal(getattr(part, name), getattr(whole, name)[rows]), name
+
+
+def test_what_masks_lie_in_stays_with_them():
+    whole = replace(detections(3), mask_frame="box")
+    parts = whole[:1], whole.to("cpu"), whole.with_track_ids(torch.arange(3))
+    assert [part.mask_frame for part in parts] == ["box"] * 3
 
 
 def test_ids_that_are_not_there_stay_so():
@@ -63,14 +72,14 @@ def test_ids_of_another_length_are_refused_later_too():
 def test_printing_shows_shapes_not_pixels(count, tracked, ids):
     assert repr(detections(count, tracked)) == (
         f"Detections(boxes=({count}, 4), scores=({count},), labels=({count},), embeddings=({count}, 5), "
-        f"mask_logits=({count}, 2, 3), track_ids={ids})"
+        f"mask_logits=({count}, 2, 3), track_ids={ids}, mask_frame=image)"
     )
 
 
 def test_moving_keeps_everything():
     there = detections(2, tracked=False).to("meta")
     assert there.track_ids is None and len(there) == 2
-    assert all(getattr(there, f.name).is_meta for f in fields(Detections) if f.name != "track_ids")
+    assert all(getattr(there, f).is_meta for f in TENSORS if f != "track_ids")
 
 
 def test_the_record_does_not_change():

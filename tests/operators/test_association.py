@@ -1,28 +1,38 @@
-"""Association mode A: a track's life told frame by frame, then a loop over detections and identities.
+"""Association as a stage: tracks' lives told frame by frame in both modes, bounded memory, the stage's contract.
 
-Source of what is expected: CrossVIS specification 4.2 and acceptance check 8.
+Source of what is expected: CrossVIS specification 4.2, 4.3 and acceptance check 8. The rules alone: test_matching.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from models.outputs import Detections
-from operators.association import Associate, AssociateConfig, TrackMemory, claim, match_scores
+from operators.association import Associate
 from operators.errors import StageError
-from operators.records import FrameDetections, FrameInfo
+from operators.matching import AssociateConfig
+from tests.operators.small_tracks import (
+    BOX,
+    CAT,
+    DOG,
+    EAST,
+    FAR,
+    NORTH,
+    WEST,
+    Found,
+    at_cosine,
+    detections,
+    frame,
+    ids,
+    naive,
+    places,
+)
 from tests.pipelines.contract import check_stream_stage
 
-BOX = (0, 0, 10, 10)
-FAR = (100, 100, 110, 110)
-CAT, DOG = 0, 1
-EAST, NORTH, WEST = (1, 0), (0, 1), (-1, 0)
-Found = tuple[tuple, int, Sequence[float]]
-"""box, class, embedding"""
+RULES = ("cosine_iou", "masktrack")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,28 +44,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def at_cosine(cosine: float) -> tuple[float, float]:
-    """An embedding with this cosine to EAST."""
-    return (cosine, math.sqrt(1 - cosine**2))
-
-
-def detections(*found: Found, dim: int = 2) -> Detections:
-    """The score tells the place in the frame, so that the survivors can be named."""
-    n = len(found)
-    return Detections(
-        boxes=torch.tensor([f[0] for f in found], dtype=torch.float32).reshape(n, 4),
-        scores=torch.tensor([float(i) for i in range(n)]),
-        labels=torch.tensor([f[1] for f in found], dtype=torch.int64),
-        embeddings=torch.tensor([list(f[2]) for f in found], dtype=torch.float32).reshape(n, dim),
-        mask_logits=torch.zeros(n, 2, 2),
-    )
-
-
-def frame(index: int, *found: Found, stream: str = "s", dim: int = 2) -> FrameDetections:
-    info = FrameInfo(stream, index, index / 10, 200, 200)
-    return FrameDetections(info, detections(*found, dim=dim), (64, 64), (64, 64))
-
-
 def opened(*streams: str, **settings) -> Associate:
     stage = Associate(AssociateConfig(**settings))
     for stream in streams or ("s",):
@@ -63,16 +51,7 @@ def opened(*streams: str, **settings) -> Associate:
     return stage
 
 
-def ids(record: FrameDetections) -> list[int]:
-    return record.detections.track_ids.tolist()
-
-
-def places(record: FrameDetections) -> list[int]:
-    """Which detections of the frame survived."""
-    return record.detections.scores.int().tolist()
-
-
-def life(*frames: list[Found], **settings) -> list[list[int]]:
+def life(*frames: list[tuple], **settings) -> list[list[int]]:
     """Track ids of each frame."""
     stage = opened(**settings)
     return [ids(record) for record in stage([frame(t, *found) for t, found in enumerate(frames)])]
@@ -156,28 +135,6 @@ def test_a_loser_with_a_second_best_track_above_the_threshold_still_vanishes():
     assert (ids(record), places(record)) == ([0], [0])
 
 
-@pytest.mark.parametrize("match, claimed", [
-    pytest.param(torch.zeros(0, 3), [], id="no detection"),
-    pytest.param(torch.zeros(0, 0), [], id="neither"),
-    pytest.param(torch.zeros(2, 0), [-1, -1], id="no track yet"),
-    pytest.param([[0.39]], [-1], id="below the threshold"),
-    pytest.param([[0.4]], [0], id="exactly the threshold keeps the id"),
-    pytest.param([[0.9, 0.9]], [0], id="two equal tracks: the first"),
-    pytest.param([[0.1, 0.9, 0.9]], [1], id="two equal tracks behind a worse one"),
-    pytest.param([[0.9], [0.9]], [0, -2], id="two equal claims: the earlier wins"),
-    pytest.param([[0.8], [0.9]], [-2, 0], id="the larger claim wins, though later"),
-    pytest.param([[0.7], [0.9], [0.8]], [-2, 0, -2], id="three claims"),
-    pytest.param([[0.7], [0.9], [0.9], [0.8]], [-2, 0, -2, -2], id="four claims, two of them equal"),
-    pytest.param([[0.9, 0.8], [0.95, 0.5]], [-2, 0], id="no second choice"),
-    pytest.param([[0.3, 0.2], [0.5, 1.5], [0.5, 0.2]], [-1, 1, 0], id="each its own"),
-    pytest.param([[0.1], [0.2]], [-1, -1], id="new ones do not compete"),
-    pytest.param([[-1.0, -1.0]], [-1], id="other classes only"),
-])
-def test_claim(match, claimed):
-    match = torch.as_tensor(match, dtype=torch.float64)
-    assert claim(match, 0.4).tolist() == claimed
-
-
 def test_equal_tracks_the_first_is_taken():
     twins = [(BOX, CAT, EAST), (BOX, CAT, EAST)]
     assert life(twins, [(BOX, CAT, EAST)], [(FAR, CAT, EAST)]) == [[0, 1], [0], [0]]
@@ -205,72 +162,73 @@ def test_a_track_comes_back_after_any_gap():
     assert life(*strangers)[-1] == [0]
 
 
-# ----------------------------------------------------------------------------------------------------- the match itself
-
-
-def test_match_scores_by_hand():
-    memory = TrackMemory(
-        torch.tensor([0, 1]), torch.tensor([[2.0, 0], [0, 3]]), torch.tensor([BOX, FAR], dtype=torch.float32),
-        torch.tensor([CAT, DOG]), torch.tensor([0, 0]), next_id=2,
-    )
-    found = detections(((0, 0, 10, 5), CAT, at_cosine(0.6)), (FAR, DOG, WEST))
-    iou, same = 50 / (100 + 1e-5), 100 / (100 + 1e-5)
-    expected = torch.tensor([[0.6 + iou, -1], [-1, 0 + same]])
-    torch.testing.assert_close(match_scores(found, memory, AssociateConfig()), expected)
-    half = AssociateConfig(embedding_weight=0.5, iou_weight=2.0)
-    expected = torch.tensor([[0.3 + 2 * iou, -1], [-1, 2 * same]])
-    torch.testing.assert_close(match_scores(found, memory, half), expected)
-
-
-def test_the_union_of_boxes_has_1e_5_added():
-    """It shows on boxes of a hundredth of a pixel: 1e-4 over 1.1e-4."""
-    speck = (0, 0, 0.01, 0.01)
-    memory = TrackMemory(torch.tensor([0]), torch.tensor([[1.0, 0]]), torch.tensor([speck]), torch.tensor([CAT]),
-                         torch.tensor([0]), next_id=1)
-    match = match_scores(detections((speck, CAT, NORTH)), memory, AssociateConfig())
-    assert match.item() == pytest.approx(1 / 1.1, rel=1e-5)
-
-
 def test_without_the_embedding_only_boxes_decide():
     turned = [(BOX, CAT, WEST), (FAR, CAT, EAST)]
     assert life([(BOX, CAT, EAST), (FAR, CAT, WEST)], turned) == [[0, 1], [1, 0]]
     assert life([(BOX, CAT, EAST), (FAR, CAT, WEST)], turned, embedding_weight=0.0) == [[0, 1], [0, 1]]
 
 
-def naive(frames: list[list[Found]]) -> list[list[tuple[int, int]]]:
-    """(place in the frame, identity) of what is written out, by loops: specification 4.2 sentence by sentence."""
-    identities: dict[int, list[Found]] = {}
-    written = []
-    for found in frames:
-        before = {k: history[-1] for k, history in identities.items()}
-        new: dict[int, int] = {}
-        claims: dict[int, tuple[float, int]] = {}
-        for d, one in enumerate(found):
-            best, best_k = -math.inf, None
-            for k, other in before.items():
-                m = match(one, other)
-                if m > best:
-                    best, best_k = m, k
-            if best_k is None or best < 0.4:
-                new[d] = len(identities) + len(new)
-            elif best_k not in claims or best > claims[best_k][0]:
-                claims[best_k] = (best, d)
-        winners = {d: k for k, (_, d) in claims.items()}
-        for d, k in {**new, **winners}.items():
-            identities.setdefault(k, []).append(found[d])
-        identities = dict(sorted(identities.items()))
-        written.append(sorted({**new, **winners}.items()))
-    return written
+# ------------------------------------------------------------------------------------------- mode B, as MaskTrack R-CNN
 
 
-def match(a: Found, b: Found) -> float:
-    if a[1] != b[1]:
-        return -1.0
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = a[0], b[0]
-    common = max(min(ax2, bx2) - max(ax1, bx1), 0) * max(min(ay2, by2) - max(ay1, by1), 0)
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common
-    dot = sum(x * y for x, y in zip(a[2], b[2], strict=True))
-    return dot / (math.hypot(*a[2]) * math.hypot(*b[2])) + common / (union + 1e-5)
+def test_a_life_in_mode_b():
+    stage = opened(rule="masktrack")
+    cat, dog = (4, 0), (0, 4)
+    (first,) = stage([frame(0)])                                         # nobody is there
+    assert ids(first) == []
+    (second,) = stage([frame(1, (BOX, CAT, cat), (BOX, CAT, cat))])      # all of the first frame, twins too
+    assert ids(second) == [0, 1]
+    (third,) = stage([frame(2, (FAR, DOG, dog), (BOX, CAT, cat))])       # of two equal tracks the first
+    assert ids(third) == [2, 0]
+    (fourth,) = stage([frame(3)])
+    assert ids(fourth) == []
+    (fifth,) = stage([frame(9, (FAR, CAT, cat, 0.3), (BOX, DOG, dog, 0.9), (FAR, CAT, cat, 0.4))])   # places swapped
+    assert (ids(fifth), places(fifth)) == ([2, 0], [1, 2]), "16 of looks beat 2 of place; of the two cats the surer"
+
+
+def test_the_class_that_is_stored_is_that_of_the_first_record():
+    """Seen as a dog with 16 + 2 against 10, it stays a cat: as a dog it would be known with 1 + 10 against 10."""
+    cat, as_dog = (BOX, CAT, (4, 0)), (BOX, DOG, (4, 0))
+    assert life([cat], [as_dog], [(FAR, DOG, (0.25, 0))], rule="masktrack") == [[0], [0], [1]]
+    assert life([cat], [as_dog], [(FAR, CAT, (0.25, 0))], rule="masktrack") == [[0], [0], [0]]
+    (record,) = opened_with(cat, rule="masktrack")([frame(1, as_dog)])
+    assert record.detections.labels.tolist() == [DOG], "the frame's own record keeps the frame's class"
+
+
+def test_embedding_and_box_are_replaced_in_mode_b():
+    turned = (BOX, CAT, (-0.5, 2))                                       # dot -1, IoU 1: 1 + 10 beat 10
+    assert life([(BOX, CAT, (2, 0))], [turned], [(FAR, CAT, (1, 0))], rule="masktrack") == [[0], [0], [1]]
+    assert life([(BOX, CAT, (2, 0))], [turned], [(FAR, CAT, (0, 1))], rule="masktrack") == [[0], [0], [0]]
+    moved = (FAR, CAT, (0.25, 0))                                        # dot 0.5: known without overlap
+    assert life([(BOX, CAT, (2, 0))], [moved], [(FAR, CAT, (-4, 0))], rule="masktrack") == [[0], [0], [0]]
+    assert life([(BOX, CAT, (2, 0))], [moved], [(BOX, CAT, (-4, 0))], rule="masktrack") == [[0], [0], [1]]
+
+
+def test_a_loser_in_mode_b_vanishes():
+    stage = opened_with((BOX, CAT, (4, 0)), rule="masktrack")
+    (record,) = stage([frame(1, (BOX, CAT, (4, 0), 0.5), (BOX, CAT, (4, 0), 0.9))])
+    assert (ids(record), places(record)) == ([0], [1])
+    (record,) = stage([frame(2, (FAR, DOG, (0, 1)))])
+    assert ids(record) == [1], "the loser took no id"
+
+
+@pytest.mark.parametrize("cosine, rule, kept", [
+    pytest.param(0.39, "cosine_iou", [1], id="mode A: 0.39 is a new track (acceptance 8)"),
+    pytest.param(0.39, "masktrack", [0], id="mode B: there is no threshold"),
+    pytest.param(-0.39, "masktrack", [1], id="mode B: below 0 a new track is likelier"),
+])
+def test_the_rules_differ(cosine, rule, kept):
+    assert life([(BOX, CAT, EAST)], [(FAR, CAT, at_cosine(cosine))], rule=rule) == [[0], kept]
+
+
+def opened_with(*found: tuple, **settings) -> Associate:
+    """A stage that has seen one frame."""
+    stage = opened(**settings)
+    stage([frame(0, *found)])
+    return stage
+
+
+# ------------------------------------------------------------------------------------------------ many frames, by loops
 
 
 def random_frames(seed: int, count: int = 40) -> list[list[Found]]:
@@ -282,15 +240,16 @@ def random_frames(seed: int, count: int = 40) -> list[list[Found]]:
         boxes = torch.cat([corners, corners + 5 + torch.rand(n, 2, generator=rng) * 20], dim=1).tolist()
         labels = torch.randint(0, 2, (n,), generator=rng).tolist()
         embeddings = torch.randn(n, 3, generator=rng).tolist()
-        frames.append(list(zip(map(tuple, boxes), labels, embeddings, strict=True)))
+        frames.append([Found(tuple(box), *rest) for box, *rest in zip(boxes, labels, embeddings, strict=True)])
     return frames
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_against_the_naive_loop(seed):
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_against_the_naive_loop(seed, rule):
     frames = random_frames(seed)
-    expected = naive(frames)
-    records = opened()([frame(t, *found, dim=3) for t, found in enumerate(frames)])
+    expected = naive(frames, rule)
+    records = opened(rule=rule)([frame(t, *found, dim=3) for t, found in enumerate(frames)])
     assert [list(zip(places(r), ids(r), strict=True)) for r in records] == expected
     lost = sum(map(len, frames)) - sum(map(len, expected))
     assert lost > 5 and any(k > 3 for frame_ids in expected for _, k in frame_ids), "every rule must have had its turn"
@@ -299,11 +258,12 @@ def test_against_the_naive_loop(seed):
 # ------------------------------------------------------------------------------------------------------- bounded memory
 
 
-def test_max_unseen_counts_the_frames_between():
+@pytest.mark.parametrize("rule", RULES)
+def test_max_unseen_counts_the_frames_between(rule):
     gone_for_two = [[(BOX, CAT, EAST)], [], [], [(BOX, CAT, EAST)]]
-    assert life(*gone_for_two, max_unseen=2)[-1] == [0]
-    assert life(*gone_for_two, max_unseen=1)[-1] == [1]
-    assert life([(BOX, CAT, EAST)], [(BOX, CAT, EAST)], max_unseen=0) == [[0], [0]]
+    assert life(*gone_for_two, max_unseen=2, rule=rule)[-1] == [0]
+    assert life(*gone_for_two, max_unseen=1, rule=rule)[-1] == [1]
+    assert life([(BOX, CAT, EAST)], [(BOX, CAT, EAST)], max_unseen=0, rule=rule) == [[0], [0]]
 
 
 def test_max_unseen_counts_frame_numbers_that_never_came_too():
@@ -340,19 +300,24 @@ def test_by_default_nothing_is_forgotten():
     assert [one for (one,) in lives] == [*range(200), *range(200)]
 
 
-def test_max_unseen_below_zero_is_refused():
-    with pytest.raises(ValueError, match="max_unseen is -1"):
-        AssociateConfig(max_unseen=-1)
-
-
 # ------------------------------------------------------------------------------------------------- the stage's contract
 
 
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("max_unseen", [None, 0, 3])
-def test_keeps_the_contract_of_a_stage_with_memory(max_unseen):
+def test_keeps_the_contract_of_a_stage_with_memory(max_unseen, rule):
     records = [frame(t, *found, dim=3) for t, found in enumerate(random_frames(seed=11, count=12))]
     batches = [records[0:1], records[1:4], [], records[4:9], records[9:12]]
-    check_stream_stage(lambda: Associate(AssociateConfig(max_unseen=max_unseen)), batches, "s")
+    check_stream_stage(lambda: Associate(AssociateConfig(max_unseen=max_unseen, rule=rule)), batches, "s")
+
+
+def test_a_snapshot_of_another_rule_is_refused_and_changes_nothing():
+    stage = opened_with((BOX, CAT, EAST), rule="masktrack")
+    other = opened_with((FAR, DOG, WEST), (FAR, DOG, NORTH), rule="cosine_iou")
+    with pytest.raises(StageError, match="stream 's': the snapshot is of rule 'masktrack', this stage follows 'cosine"):
+        other.restore("s", stage.snapshot("s"))
+    (record,) = other([frame(1, (FAR, DOG, NORTH))])
+    assert ids(record) == [1]
 
 
 def test_a_snapshot_of_forgotten_tracks_still_knows_the_next_id():
@@ -423,8 +388,3 @@ def test_a_damaged_snapshot_and_a_stream_that_is_not_open():
         stage.snapshot("s")
     with pytest.raises(StageError, match="the snapshot is damaged"):
         stage.restore("s", b"nothing of ours")
-
-
-def test_a_threshold_that_would_match_other_classes_is_refused():
-    with pytest.raises(ValueError, match="min_match is -1.0"):
-        AssociateConfig(min_match=-1.0)

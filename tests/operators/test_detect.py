@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models.crossvis import DenseOutputs
+from models.condinst import DenseOutputs
 from models.fcos import Locations
 from operators.detect import DetectConfig, select
 from tests.operators.test_nms import naive

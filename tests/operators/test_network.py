@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.crossvis import CrossVIS, CrossVISConfig, DenseOutputs
+from models.condinst import DenseOutputs
+from models.crossvis import CrossVIS, CrossVISConfig
 from models.fcos import FCOSConfig, Locations
 from models.resnet import ResNetConfig
 from operators.detect import DetectConfig
+from operators.detectors import DETECTORS
 from operators.network import Backbone, BatchConfig, Heads
 from operators.records import Features, FrameDetections, FrameInfo, Image
 
@@ -67,7 +69,8 @@ def features(height: int = 80, width: int = 240, index: int = 0) -> Features:
 
 
 def run_heads(network: Told, *frames: Features, batch: int = 1) -> list[FrameDetections]:
-    return Heads(network, BatchConfig(batch=batch), DetectConfig(max_iou=1.0), CPU)(list(frames))
+    detect = DETECTORS["crossvis"].of(DetectConfig(max_iou=1.0))
+    return Heads(network, BatchConfig(batch=batch), detect, CPU)(list(frames))
 
 
 def test_boxes_become_pixels_of_the_original_frame():
@@ -183,7 +186,7 @@ def network() -> CrossVIS:
 
 def through(network: CrossVIS, frames: list[Image], batch: int = BATCH) -> list[FrameDetections]:
     config = BatchConfig(batch=batch)
-    detect = DetectConfig(max_per_frame=12)
+    detect = DETECTORS["crossvis"].of(DetectConfig(max_per_frame=12))
     return Heads(network, config, detect, CPU)(Backbone(network, config, CPU)(frames))
 
 
@@ -197,7 +200,8 @@ def assert_equal(found: FrameDetections, expected: FrameDetections) -> None:
     assert (found.info, found.size, found.padded) == (expected.info, expected.size, expected.padded)
     for field in fields(found.detections):
         a, b = getattr(found.detections, field.name), getattr(expected.detections, field.name)
-        assert a is b is None or torch.equal(a, b), f"{found.info}: {field.name}"
+        same = torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        assert same, f"{found.info}: {field.name}"
 
 
 def test_the_small_network_finds_something_worth_comparing(alone):

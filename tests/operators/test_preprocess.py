@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.crossvis import InputConfig
+from models.inputs import InputConfig
 from operators.preprocess import Preprocess, pad_to, resize_to
 from operators.records import Frame, FrameInfo
 

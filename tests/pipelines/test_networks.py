@@ -71,7 +71,7 @@ def model(**settings) -> dict:
 @pytest.mark.parametrize("content, message", [
     pytest.param({"model": MODEL}, "network: missing", id="no network named"),
     pytest.param({"network": "crosvis"}, "network: no network 'crosvis'. Did you mean crossvis?", id="a slip"),
-    pytest.param({"network": "yolo"}, "no network 'yolo'. Known: crossvis", id="an unknown name: what is known"),
+    pytest.param({"network": "yolo"}, "no network 'yolo'. Known: condinst, crossvis", id="an unknown name: what is known"),
     pytest.param({"network": "crossvis", "weight": "x"}, "weight: no such setting. Did you mean weights?", id="key"),
     pytest.param(model(chanels=3), "model.chanels: no such setting. Did you mean channels?", id="unknown setting"),
     pytest.param(model(fcos={"group": 3}), "model.fcos.group: no such setting. Did you mean groups?", id="of a part"),
@@ -174,16 +174,31 @@ def test_settings_that_only_training_looks_at_may_differ(tmp_path):
     assert read_checkpoint(spec).network == "crossvis"
 
 
+def test_weights_from_before_a_setting_have_its_default(tmp_path):
+    spec = read_network(written(tmp_path))
+    config = as_plain(spec.config)
+    del config["coordinates"], config["backbone"]["name"]
+    path = str(weights_of(spec, tmp_path / "w.safetensors", config=config))
+    assert read_checkpoint(read_network(written(tmp_path, weights=path))).network == "crossvis"
+    with pytest.raises(CheckpointError, match="model.coordinates is first there, last here"):
+        read_checkpoint(read_network(written(tmp_path, weights=path), ("model.coordinates=last",)))
+
+
 def test_weights_of_another_kind_of_network(tmp_path):
     path = weights_of(read_network(written(tmp_path)), tmp_path / "w.safetensors", network="cico")
     with pytest.raises(CheckpointError, match="weights of 'cico', but .*small.yaml is 'crossvis'"):
         load_network(read_network(written(tmp_path, weights=str(path))), CPU)
 
 
-@pytest.mark.parametrize("config", [{}, [], 7], ids=["empty", "a list", "a number"])
-def test_weights_whose_settings_are_something_else(tmp_path, config):
+@pytest.mark.parametrize("config, message", [
+    pytest.param({}, "weights of another network than", id="empty: the defaults"),
+    pytest.param([], "expected a group of settings", id="a list"),
+    pytest.param(7, "expected a group of settings", id="a number"),
+    pytest.param({"wings": 2}, "settings that this version does not know: .*wings: no such setting", id="from later"),
+])
+def test_weights_whose_settings_are_something_else(tmp_path, config, message):
     path = weights_of(read_network(written(tmp_path)), tmp_path / "w.safetensors", config=config)
-    with pytest.raises(CheckpointError, match="weights of another network than"):
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(read_network(written(tmp_path, weights=str(path))))
 
 

@@ -19,7 +19,8 @@ import torch
 from nvidia.dali import types
 from PIL import Image
 
-from models.crossvis import InputConfig, PairBatch
+from models.inputs import InputConfig
+from models.targets import PairBatch
 from operators.errors import DatasetError
 from operators.preprocess import pad_to, resize_to, to_network_input
 from operators.shapes import ShapesConfig, generate_clip, write_youtube_vis

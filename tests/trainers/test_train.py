@@ -26,7 +26,9 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from torch import nn
 
-from models.crossvis import CrossVIS, InputConfig, PairBatch
+from models.crossvis import CrossVIS
+from models.inputs import InputConfig
+from models.targets import PairBatch
 from operators.errors import CheckpointError, ConfigError, DatasetError
 from operators.shapes import CATEGORIES, ShapesConfig, write_youtube_vis
 from operators.weights import read_weights

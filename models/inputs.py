@@ -1,0 +1,25 @@
+"""Step 3's settings: what a network wants frames to look like; operators/preprocess.py and trainers/data.py obey.
+
+Source: CrossVIS specification 1.6; the defaults are CrossVIS as released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How frames become network input."""
+
+    short_side: int = 360
+    """The frame's short side is brought to this. Larger: finer masks, cost grows with its square."""
+    long_side: int = 640
+    """Limit of the long side; a longer frame is shrunk further, aspect kept."""
+    channel_order: Literal["bgr", "rgb"] = "bgr"
+    mean: tuple[float, float, float] = (103.530, 116.280, 123.675)
+    """Subtracted per channel, in `channel_order`, from 0..255."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    divisor: int = 32
+    """Sides are padded at the right and bottom to a multiple of this."""
