@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from operators.detect import DetectConfig, detect
+from operators.detect_regions import RegionDetectConfig, detect_regions
 from operators.network import Detect
 
 
@@ -24,5 +25,6 @@ class DetectorKind:
 DETECTORS = {
     "condinst": DetectorKind(DetectConfig, detect),
     "crossvis": DetectorKind(DetectConfig, detect),
+    "masktrack_rcnn": DetectorKind(RegionDetectConfig, detect_regions),
 }
 """name in models.NETWORKS -> its detector."""

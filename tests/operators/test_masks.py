@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco
 
 from models.outputs import Detections
-from operators.masks import EncodeMasks, decode_masks, encode_masks, window_runs
+from models.region_losses import Regions, mask_targets
+from operators.masks import EncodeMasks, decode_masks, encode_box_masks, encode_masks, window_runs
 from operators.records import FrameDetections, FrameInfo, FrameTracks
 
 
@@ -106,6 +109,78 @@ def test_no_instance():
     assert encode_masks(torch.zeros(0, 6, 8), (24, 32), 48, 64) == ()
 
 
+# ----------------------------------------------------------------------------------------------- logits that fill a box
+
+
+def boxed(logits: torch.Tensor, boxes: list, height: int, width: int) -> np.ndarray:
+    """What `encode_box_masks` stands for: (N, height, width) bool."""
+    rles = encode_box_masks(logits, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), height, width)
+    return decode_masks(rles, height, width).transpose(2, 0, 1) > 0
+
+
+def naive_box_mask(logits: np.ndarray, box: list[float], height: int, width: int) -> np.ndarray:
+    """Probability (height, width) pixel by pixel in float64; 0 where a pixel's centre is not in the box."""
+    rows, columns = logits.shape
+    probability = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    out = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            if box[0] <= x + 0.5 < box[2] and box[1] <= y + 0.5 < box[3]:
+                v = clamp((y + 0.5 - box[1]) / (box[3] - box[1]) * rows - 0.5, rows)
+                u = clamp((x + 0.5 - box[0]) / (box[2] - box[0]) * columns - 0.5, columns)
+                out[y, x] = lerp(probability[None], v, u)[0]
+    return out
+
+
+YES, NO = 5.0, -5.0
+HALVES = torch.tensor([[[YES, NO], [YES, NO]]])
+
+
+@pytest.mark.parametrize("logits, box, expected", [
+    pytest.param(HALVES, (0, 0, 2, 2), draw("#...", "#...", "...."), id="a cell a pixel"),
+    pytest.param(HALVES, (0, 0, 4, 3), draw("##..", "##..", "##.."), id="stretched over the frame"),
+    pytest.param(HALVES, (-4, 0, 4, 3), draw("....", "....", "...."), id="its left half lies out of the frame"),
+    pytest.param(HALVES, (2, 1, 6, 9), draw("....", "..##", "..##"), id="its right half does, and most of its rows"),
+    pytest.param(HALVES + 10, (1, 1, 3, 2), draw("....", ".##.", "...."), id="nothing outside of the box"),
+    pytest.param(HALVES + 10, (0.6, 0.4, 2.5, 1.6), draw(".#..", ".#..", "...."), id="pixels by their centres"),
+    pytest.param(HALVES + 10, (1.6, 1, 2.4, 2), draw("....", "....", "...."), id="too thin to hold a centre"),
+    pytest.param(HALVES + 10, (1, 1, 1, 3), draw("....", "....", "...."), id="no area"),
+    pytest.param(HALVES + 10, (9, 9, 12, 12), draw("....", "....", "...."), id="out of the frame"),
+    pytest.param(torch.zeros(1, 2, 2), (0, 0, 4, 3), EMPTY, id="a half is not above a half"),
+])
+def test_box_masks_by_hand(logits, box, expected):
+    np.testing.assert_array_equal(boxed(logits, [box], 3, 4)[0], expected)
+
+
+def test_box_masks_against_the_float64_loop():
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        height, width = rng.integers(1, 50, 2)
+        logits = rng.normal(0, 3, (3, *rng.integers(1, 9, 2))).astype(np.float32)
+        low = rng.uniform(-20, 40, (3, 2))
+        boxes = np.concatenate([low, low + rng.uniform(0.1, 60, (3, 2))], axis=1).astype(np.float32)
+        found = boxed(torch.from_numpy(logits), boxes.tolist(), height, width)
+        for mask, z, box in zip(found, logits, boxes.astype(np.float64), strict=True):
+            expected = naive_box_mask(z, box.tolist(), height, width)
+            clear = np.abs(expected - 0.5) > 1e-5
+            np.testing.assert_array_equal(mask[clear], (expected > 0.5)[clear])
+
+
+def test_no_boxed_instance():
+    assert encode_box_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 48, 64) == ()
+
+
+def test_what_is_painted_is_what_was_learnt():
+    """The true mask of a region, taken as logits, gives back the mask where the box is as fine as its cells."""
+    mask = torch.rand(1, 40, 50, generator=torch.Generator().manual_seed(1)) < 0.5
+    box = torch.tensor([[7.0, 5.0, 35.0, 33.0]])
+    zero = torch.zeros(1, dtype=torch.int64)
+    target = mask_targets([mask], Regions(box, zero, zero), 28)
+    painted_again = boxed(target * 20 - 10, box.tolist(), 40, 50)[0]
+    np.testing.assert_array_equal(painted_again[5:33, 7:35], mask[0, 5:33, 7:35].numpy())
+    assert painted_again.sum() == painted_again[5:33, 7:35].sum()
+
+
 # ---------------------------------------------------------------------------------------------------------- run lengths
 
 
@@ -196,6 +271,16 @@ def test_frames_of_a_batch_are_painted_at_their_own_sizes():
     logits = torch.full((1, 6, 8), 5.0)
     small, large = EncodeMasks()([record(logits, 10, 20), record(logits, 30, 15)])
     assert [list(t.masks[0]["size"]) for t in (small, large)] == [[10, 20], [30, 15]]
+
+
+def test_masks_of_boxes_are_painted_in_them():
+    """The same logits, said to fill the box: what lies in the padding of the input is no matter then."""
+    given = record(torch.full((2, 6, 8), 5.0), height=48, width=64)
+    boxes = torch.tensor([[2.0, 3.0, 12.0, 9.0], [60.0, 40.0, 70.0, 60.0]])
+    (tracks,) = EncodeMasks()([replace(given, detections=replace(given.detections, boxes=boxes, mask_frame="box"))])
+    painted = decode_masks(tracks.masks, 48, 64)
+    assert painted[3:9, 2:12, 0].all() and painted[..., 0].sum() == 6 * 10
+    assert painted[40:, 60:, 1].all() and painted[..., 1].sum() == 8 * 4
 
 
 def test_detections_without_track_ids_are_a_mistake_in_the_graph():
