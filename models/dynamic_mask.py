@@ -30,8 +30,8 @@ def aligned_upsample(x: Tensor, factor: int) -> Tensor:
     replicated row and column, whose samples lie exactly factor apart, then shifted.
     """
     *lead, h, w = x.shape
-    x = x.reshape(-1, 1, h, w)
-    x = F.pad(x, (0, 1, 0, 1), mode="replicate")                                       # (N, 1, H + 1, W + 1)
+    x = x if x.dim() == 4 else x.reshape(-1, 1, h, w)                                  # channels-last maps stay so
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")                                       # (.., H + 1, W + 1)
     x = F.interpolate(x, size=(factor * h + 1, factor * w + 1), mode="bilinear", align_corners=True)
     shift = factor // 2
     x = F.pad(x, (shift, 0, shift, 0), mode="replicate")[..., : factor * h, : factor * w]
@@ -68,27 +68,33 @@ def split_filters(filters: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     return weights, list(parts[3:])
 
 
-def relative_coordinates(points: Tensor, divisors: Tensor, height: int, width: int) -> Tensor:
-    """Instance minus pixel, over the divisor of its level.  points (N, 2), divisors (N,) -> (N, 2, H/8, W/8)"""
+def relative_coordinates(points: Tensor, divisors: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Instance minus pixel, over the divisor of its level: one number per column, and one per row.
+
+    points (N, 2), divisors (N,) -> dx (N, W/8), dy (N, H/8)
+    """
     stride = STRIDES[0]
     u = torch.arange(width, device=points.device, dtype=points.dtype) * stride + stride // 2
     v = torch.arange(height, device=points.device, dtype=points.dtype) * stride + stride // 2
-    dx = (points[:, 0, None] - u) / divisors[:, None]                                  # (N, W/8)
-    dy = (points[:, 1, None] - v) / divisors[:, None]                                  # (N, H/8)
-    return torch.stack([dx[:, None, :].expand(-1, height, -1), dy[:, :, None].expand(-1, -1, width)], dim=1)
+    return (points[:, 0, None] - u) / divisors[:, None], (points[:, 1, None] - v) / divisors[:, None]
 
 
 def dynamic_mask_logits(features: Tensor, filters: Tensor, points: Tensor, divisors: Tensor) -> Tensor:
-    """Paint N instances.  features (N, 8, H/8, W/8), filters (N, 169), points (N, 2), divisors (N,) -> (N, H/4, W/4)
+    """Paint N instances.  features, filters (N, 169), points (N, 2), divisors (N,) -> (N, H/4, W/4)
 
-    `features` holds for each instance the mask features of the image it is painted in. No instance: (0, H/4, W/4).
+    `features` are the mask features of the image they are painted in, (8, H/8, W/8), or in training, where there are
+    several, (N, 8, H/8, W/8), of each its own. No instance: (0, H/4, W/4).
+
+    The first layer is linear, so what its ten inputs contribute is summed apart: the features in one product for all
+    instances, and the coordinates, which vary along one axis each, as a row and a column.
     """
-    n, _, h, w = features.shape
-    x = torch.cat([relative_coordinates(points, divisors, h, w), features], dim=1)     # (N, 10, H/8, W/8)
-    x = x.flatten(2)                                                                   # (N, 10, H/8 * W/8)
-    weights, biases = split_filters(filters)
-    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        x = torch.baddbmm(bias[:, :, None], weight, x)                                 # (N, out, H/8 * W/8)
-        if i < len(weights) - 1:
-            x = F.relu(x)
-    return aligned_upsample(x.reshape(n, h, w), 2)
+    *_, h, w = features.shape
+    (first, *weights), (bias, *biases) = split_filters(filters)
+    dx, dy = relative_coordinates(points, divisors, h, w)
+    row = first[:, :, 0, None] * dx[:, None]                                           # (N, 8, W/8)
+    column = first[:, :, 1, None] * dy[:, None] + bias[:, :, None]                     # (N, 8, H/8)
+    x = (first[:, :, 2:] @ features.flatten(-2)).unflatten(2, (h, w))                  # (N, 8, H/8, W/8)
+    x = F.relu(x + row[:, :, None] + column[..., None]).flatten(2)                     # (N, 8, H/8 * W/8)
+    x = F.relu(torch.baddbmm(biases[0][:, :, None], weights[0], x))
+    x = torch.baddbmm(biases[1][:, :, None], weights[1], x)                            # (N, 1, H/8 * W/8)
+    return aligned_upsample(x.reshape(-1, h, w), 2)

@@ -1,7 +1,7 @@
 """A file of configs/networks -> a network with its weights, ready on its device.
 
 In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model`, `detect`,
-        and `association`, the rule that its embeddings are trained for
+        `inference`, and `association`, the rule that its embeddings are trained for
 Out:    `NetworkSpec`, checked before any work; `load_network`, once per process and device
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from models import NETWORKS
+from models.fused import InferenceConfig, inference_form
 from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.matching import Rule
@@ -31,6 +32,7 @@ class _NetworkFile:
     model: dict[str, Any] = field(default_factory=dict)
     detect: dict[str, Any] = field(default_factory=dict)
     association: Rule = "cosine_iou"
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class NetworkSpec:
     """The file, for messages."""
     association: Rule = "cosine_iou"
     """How its detections find their tracks where `associate.rule` is `network`: the rule it was trained for."""
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
 def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
@@ -59,7 +62,7 @@ def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSp
     config = build(settings, file.model, str(where), "model")
     detect = build(DETECTORS[file.network].settings, file.detect, str(where), "detect")
     weights = resolve(file.weights) if file.weights else None
-    return NetworkSpec(file.network, config, detect, weights, str(where), file.association)
+    return NetworkSpec(file.network, config, detect, weights, str(where), file.association, file.inference)
 
 
 def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
@@ -90,11 +93,15 @@ def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
 
 @functools.lru_cache(maxsize=4)
 def load_network(spec: NetworkSpec, device: torch.device) -> nn.Module:
-    """The network in evaluation mode. Stages of one process that name the same network share it."""
+    """The network in evaluation mode, as its `inference` asks. Stages of one process that name the same network share
+    it. Raises CheckpointError; ConfigError where the device cannot run it in the form asked for."""
     checkpoint = read_checkpoint(spec)
     network = NETWORKS[spec.name][0](spec.config)
     load_into(network, checkpoint.state, str(spec.weights))
-    return network.to(device).eval()
+    try:
+        return inference_form(network.to(device), spec.inference)
+    except ValueError as error:
+        raise ConfigError(f"{spec.where}, inference: {error}") from error
 
 
 def _first_three(fresh: str) -> str:
@@ -126,4 +133,5 @@ def _differences(saved: Any, wanted: Any, key: str = "model") -> Any:
 
 
 _TRAINING_ONLY = {"gradient_gate", "frozen_stages", "center_sampling", "dice_epsilon", "crossover",
-                  "crossover_reduction", "crossover_place", "identity"}
+                  "crossover_reduction", "crossover_place", "identity",
+                  "sampling", "max_per_level", "max_iou", "max_proposals"}

@@ -50,6 +50,14 @@ def test_upsample_is_the_loop(factor, shape):
 
 
 @pytest.mark.parametrize("factor", [2, 4])
+def test_upsample_of_channels_last_maps_is_the_same(factor):
+    x = torch.randn(2, 3, 4, 5)
+    out = aligned_upsample(x.contiguous(memory_format=torch.channels_last), factor)
+    assert out.stride(1) == 1, "and they stay channels last"
+    assert torch.allclose(out, aligned_upsample(x, factor), atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
 def test_gradient_of_upsample(factor):
     x = torch.randn(2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda v: aligned_upsample(v, factor), x)
@@ -174,11 +182,9 @@ def test_rectified_after_the_first_two_layers(b1, b2, b3, expected):
 
 
 def test_relative_coordinates_are_instance_minus_pixel_over_the_divisor():
-    out = relative_coordinates(torch.tensor([[20.0, 12.0], [64.0, 64.0]]), torch.tensor([64.0, 1024.0]), 2, 3)
-    assert out.shape == (2, 2, 2, 3)
-    assert out[0, 0].tolist() == [[16 / 64, 8 / 64, 0], [16 / 64, 8 / 64, 0]]
-    assert out[0, 1].tolist() == [[8 / 64] * 3, [0.0] * 3]
-    assert out[1, 1, 1, 2] == (64 - 12) / 1024
+    dx, dy = relative_coordinates(torch.tensor([[20.0, 12.0], [64.0, 64.0]]), torch.tensor([64.0, 1024.0]), 2, 3)
+    assert dx.tolist() == [[16 / 64, 8 / 64, 0], [60 / 1024, 52 / 1024, 44 / 1024]]
+    assert dy.tolist() == [[8 / 64, 0], [60 / 1024, 52 / 1024]]
 
 
 def test_dynamic_head_is_the_loop_over_pixels():
@@ -191,6 +197,20 @@ def test_dynamic_head_is_the_loop_over_pixels():
     assert out.shape == (3, 6, 8)
     for n in range(3):
         wanted = oracles.mask_logits(features[n].numpy(), filters[n].numpy(), points[n].tolist(), divisors[n].item())
+        assert np.allclose(out[n].numpy(), wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_instances_of_one_image_share_its_features(count):
+    generator = torch.Generator().manual_seed(5)
+    features = torch.randn(8, 3, 4, dtype=torch.float64, generator=generator)
+    filters = torch.randn(count, 169, dtype=torch.float64, generator=generator)
+    points = 30 * torch.rand(count, 2, dtype=torch.float64, generator=generator)
+    divisors = torch.full((count,), 64.0, dtype=torch.float64)
+    out = dynamic_mask_logits(features, filters, points, divisors)
+    assert out.shape == (count, 6, 8)
+    for n in range(count):
+        wanted = oracles.mask_logits(features.numpy(), filters[n].numpy(), points[n].tolist(), 64.0)
         assert np.allclose(out[n].numpy(), wanted, atol=1e-10)
 
 

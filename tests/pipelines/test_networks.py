@@ -13,6 +13,7 @@ import yaml
 from models import NETWORKS
 from models.crossvis import CrossVIS, CrossVISConfig
 from models.fcos import FCOSConfig
+from models.fused import InferenceConfig
 from operators.errors import CheckpointError, ConfigError
 from operators.weights import save_weights
 from pipelines.config import CHECKOUT
@@ -128,6 +129,28 @@ def test_weights_are_loaded_and_the_network_is_ready_to_use(tmp_path):
     again = load_network(read_network(written(tmp_path, weights=str(path))), CPU)
     assert again is network, "one for each process and device"
     assert read_checkpoint(spec).classes == ("a", "b", "c")
+
+
+def test_the_form_asked_for(tmp_path):
+    path = weights_of(read_network(written(tmp_path)), tmp_path / "w.safetensors")
+    spec = read_network(written(tmp_path, weights=str(path)), ("inference.form=fused", "inference.dtype=float32"))
+    assert spec.inference == InferenceConfig(form="fused", dtype="float32")
+    fused, plain = load_network(spec, CPU), load_network(read_network(written(tmp_path, weights=str(path))), CPU)
+    assert fused.describe().startswith("fused, float32") and isinstance(plain, CrossVIS)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for a, b in zip(fused.features(images), plain.features(images), strict=True):
+            assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
+@pytest.mark.parametrize("inference, message", [
+    pytest.param({"form": "fused", "dtype": "float16"}, "no instructions for torch.float16", id="float16 on a CPU"),
+    pytest.param({"form": "fused", "compile": True}, "compile is for GPUs", id="compile on a CPU"),
+])
+def test_a_form_that_the_device_does_not_know(tmp_path, inference, message):
+    path = weights_of(read_network(written(tmp_path)), tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=f"small.yaml, inference: .*{message}"):
+        load_network(read_network(written(tmp_path, weights=str(path), inference=inference)), CPU)
 
 
 def test_proxies_in_the_file_do_no_harm(tmp_path):

@@ -1,0 +1,271 @@
+"""Frames per second of a network, plain and fused, and what each part takes.
+
+    python -m benchmarks.network [--network configs/networks/crossvis_r50.yaml] [--size 360x640] [--instances 10]
+                                 [--repeats 15] [--threads 2] [--dtype auto] [--compile] [--device auto]
+
+Needs no weights: they are random, from a seed, and so are the frames; the score threshold is then set so that about
+`--instances` are found. Both forms run the stages of the graph on the same frames, from network input to run lengths
+of twice the size, in turns, so that a busy machine slows both alike. Printed are medians in Markdown, with the machine,
+the versions and the date beside them. `--form fused` (or plain) runs one form alone, for a profiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import NETWORKS
+from models.fused import InferenceConfig, inference_form
+from operators.association import Associate
+from operators.detectors import DETECTORS
+from operators.masks import EncodeMasks
+from operators.matching import AssociateConfig
+from operators.network import Backbone, BatchConfig, Heads
+from operators.records import FrameInfo, Image
+from pipelines.networks import NetworkSpec, read_network
+
+FRAMES = 4
+"""Different pictures, shown round and round."""
+WARM_UP = 2
+"""Frames of each form before any is timed: oneDNN makes its kernels on the first."""
+PARTS = {
+    "backbone": ("backbone",),
+    "pyramid": ("fpn",),
+    "class tower": ("fcos.class_tower",),
+    "box tower": ("fcos.box_tower",),
+    "identity tower": ("embedding.tower",),
+    "what hangs on the towers": (
+        "fcos.class_logits", "fcos.distances", "fcos.centerness", "controller", "embedding.project"
+    ),
+    "mask branch": ("mask_branch",),
+}  # fmt: skip
+"""Name -> modules of a network; those that it does not have are left out."""
+REST = "detection, suppression and the rest of the heads"
+WHOLE = "whole frame"
+
+
+class Clock:
+    """Seconds per part of one frame; what a GPU still works on is waited for at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, defaultdict(float)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = self._now()
+        yield
+        self.seconds[name] += self._now() - begin
+
+    def watch(self, network: nn.Module, root: nn.Module) -> None:
+        """Time the modules of PARTS under `root`, and `network.mask_logits`."""
+        modules = dict(root.named_modules())
+        for name, paths in PARTS.items():
+            for module in (modules[path] for path in paths if path in modules):
+                self._watch_call(module, "forward", name)
+        if hasattr(network, "mask_logits"):
+            self._watch_call(network, "mask_logits", "masks of the instances")
+
+    def _watch_call(self, owner: nn.Module, method: str, name: str) -> None:
+        function = getattr(owner, method)
+
+        def timed(*args: Any, **settings: Any) -> Any:
+            with self.part(name):
+                return function(*args, **settings)
+
+        setattr(owner, method, timed)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class Runner:
+    """One form of the network in the stages of a graph."""
+
+    def __init__(self, spec: NetworkSpec, network: nn.Module, device: torch.device) -> None:
+        self.clock = Clock(device)
+        if not getattr(network, "compiled", False):             # a graph has no parts to look into
+            self.clock.watch(network, getattr(network, "network", network))
+        batch = BatchConfig(batch=1)
+        self.backbone = Backbone(network, batch, device)
+        self.heads = Heads(network, batch, DETECTORS[spec.name].of(spec.detect), device)
+        self.associate, self.encode = Associate(AssociateConfig(), spec.association), EncodeMasks()
+        self.associate.open("benchmark")
+        self.shown = 0
+
+    def __call__(self, image: Image) -> tuple[dict[str, float], int]:
+        """One frame -> seconds of each part and of the whole, and how many instances were found."""
+        self.clock.seconds.clear()
+        record = replace(image, info=replace(image.info, index=self.shown))
+        self.shown += 1
+        with self.clock.part(WHOLE):
+            features = self.backbone([record])
+            with self.clock.part("heads"):
+                found = self.heads(features)
+            with self.clock.part("association"):
+                tracked = self.associate(found)
+            with self.clock.part("run lengths"):
+                self.encode(tracked)
+        return _parts(dict(self.clock.seconds)), len(found[0].detections)
+
+
+def _parts(seconds: dict[str, float]) -> dict[str, float]:
+    """What the heads took beyond their named parts, in place of what they took."""
+    heads = seconds.pop("heads")
+    outside = {"backbone", "pyramid", "association", "run lengths", WHOLE}
+    return {**seconds, REST: heads - sum(value for name, value in seconds.items() if name not in outside)}
+
+
+def random_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
+    """Weights that keep activations of one size, so that heads say something else at every place."""
+    generator = torch.Generator().manual_seed(seed)
+    network = NETWORKS[spec.name][0](spec.config)
+    with torch.no_grad():
+        for name, value in [*network.named_parameters(), *network.named_buffers()]:
+            if value.dim() > 1:
+                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+            elif name.endswith(("weight", "running_var", "scales")):
+                value.uniform_(0.8, 1.2, generator=generator)
+            elif name.endswith(("bias", "running_mean")):
+                value.normal_(0, 0.1, generator=generator)
+    return network.eval()
+
+
+def random_frames(size: tuple[int, int], divisor: int, seed: int = 0) -> list[Image]:
+    """Smooth noise, as resized from frames of twice the size."""
+    generator = torch.Generator().manual_seed(seed)
+    h, w = size
+    padded = [-(-side // divisor) * divisor for side in size]
+    coarse = torch.randn(FRAMES, 3, h // 20 + 2, w // 20 + 2, generator=generator)
+    pixels = torch.zeros(FRAMES, 3, *padded)
+    pixels[:, :, :h, :w] = F.interpolate(coarse, size=size, mode="bicubic")
+    return [Image(FrameInfo("benchmark", i, 0.0, 2 * h, 2 * w), pixels[i], size) for i in range(FRAMES)]
+
+
+def with_instances(spec: NetworkSpec, network: nn.Module, image: Image, wanted: int, device: torch.device) -> Any:
+    """Settings of the detector with a score threshold at which about `wanted` instances are found in one frame."""
+    with torch.inference_mode():
+        dense = network.heads(network.features(image.pixels[None].to(device)))
+
+        def count(min_score: float) -> int:
+            settings = replace(spec.detect, min_score=min_score)
+            return len(DETECTORS[spec.name].of(settings)(network, dense, 0, image.size))
+
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if count(middle) > wanted else (low, middle)
+    return replace(spec.detect, min_score=high)
+
+
+def measure(
+    runners: dict[str, Runner], frames: list[Image], repeats: int, say: Callable[[str], None]
+) -> tuple[dict[str, list[dict[str, float]]], list[int]]:
+    """The forms in turns -> of each, the seconds of every part in each turn; and the instances of the first form."""
+    results: dict[str, list[dict[str, float]]] = {form: [] for form in runners}
+    found: list[int] = []
+    for turn in range(WARM_UP + repeats):
+        say(f"turn {turn + 1} of {WARM_UP + repeats}" + (", warming up" if turn < WARM_UP else ""))
+        for form, runner in runners.items():
+            seconds, instances = runner(frames[turn % len(frames)])
+            if turn >= WARM_UP:
+                results[form].append(seconds)
+                found += [instances] if form == next(iter(runners)) else []
+    return results, found
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: a row per part with the median milliseconds of each form and its share; the ratio where there are two,
+    the median of the turns' own."""
+    forms = list(results)
+    names = list(dict.fromkeys(name for turns in results.values() for turn in turns for name in turn if name != WHOLE))
+    wholes = {form: statistics.median(turn[WHOLE] for turn in turns) for form, turns in results.items()}
+    heads = "".join(f" {form}, ms | share |" for form in forms) + (" ratio |" if len(forms) == 2 else "")
+    lines = [f"| part |{heads}", "|---|" + "---:|" * (heads.count("|"))]
+    for name in [*names, WHOLE]:
+        cells = []
+        for form in forms:
+            value = statistics.median(turn.get(name, 0.0) for turn in results[form])
+            cells += [f"{1000 * value:.1f}", f"{value / wholes[form]:.0%}"]
+        if len(forms) == 2:
+            pairs = [(a.get(name, 0.0), b.get(name, 0.0)) for a, b in zip(*results.values(), strict=True)]
+            ratios = [a / b for a, b in pairs if b > 0]
+            cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "; ".join(f"{form}: {1 / s:.2f} frames/s" for form, s in wholes.items())])
+
+
+def processor() -> str:
+    """The name of this machine's CPU, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def parse(words: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="configs/networks/crossvis_r50.yaml")
+    parser.add_argument("--size", default="360x640", help="height x width of the resized frame, before padding")
+    parser.add_argument("--instances", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument("--compile", action="store_true", help="on a GPU: CUDA graphs")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--form", default="both", choices=("both", "plain", "fused"))
+    args = parser.parse_args(words)
+    try:
+        args.size = tuple(int(side) for side in args.size.split("x"))
+    except ValueError:
+        parser.error(f"--size is '{args.size}', expected height x width, as in 360x640")
+    if len(args.size) != 2 or not all(32 <= side <= 4096 for side in args.size):
+        parser.error("--size: expected two sides of 32 to 4096 pixels, as in 360x640")
+    if args.repeats < 1 or args.threads < 1 or not 0 <= args.instances <= 100:
+        parser.error("expected at least one repeat and one thread, and 0 to 100 instances")
+    return args
+
+
+def main(words: list[str] | None = None) -> int:
+    args = parse(words)
+    torch.set_num_threads(args.threads)
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if cuda else "cpu")
+    spec = read_network(args.network)
+    frames = random_frames(args.size, spec.config.input.divisor)
+    plain = random_network(spec).to(device)
+    spec = replace(spec, detect=with_instances(spec, plain, frames[0], args.instances, device))
+    fused = inference_form(plain, InferenceConfig(form="fused", dtype=args.dtype, compile=args.compile))
+    forms = {"plain, float32": plain, fused.describe(): fused}
+    if args.form != "both":
+        forms = {name: network for name, network in forms.items() if name.startswith(args.form)}
+    runners = {name: Runner(spec, network, device) for name, network in forms.items()}
+    results, found = measure(runners, frames, args.repeats, lambda text: print(f"\r{text}   ", end="", file=sys.stderr))
+    print(file=sys.stderr)
+    machine = torch.cuda.get_device_name(device) if cuda else f"{processor()}, {args.threads} threads"
+    print(
+        f"{args.network}, {args.size[0]}x{args.size[1]}, {statistics.median(found):.0f} instances, medians of "
+        f"{args.repeats} turns; {datetime.date.today()}; {machine}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}\n\n{table(results)}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
