@@ -1,0 +1,110 @@
+"""Released checkpoints -> the networks here: a pure function from state dict to state dict for each release.
+
+In:     tensors by the names that a release gave them
+Out:    tensors by ours (`Renamed`), then, held against a network, its state and a `Report`: used, unused, missing
+State:  none
+Source: CrossVIS specification 6
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from models.importers.crossvis import from_crossvis
+from models.importers.detectron2 import from_detectron2
+from models.importers.dla import from_dla
+from models.importers.masktrack import from_masktrack
+from models.importers.renaming import Renamed
+from models.importers.report import Allowance, Report, fit
+from models.importers.torchvision import from_torchvision
+from models.inputs import InputConfig
+
+__all__ = ["MSRA", "RELEASES", "TORCHVISION", "Allowance", "Release", "Renamed", "Report", "fit", "guess"]
+
+MSRA = InputConfig(channel_order="bgr", mean=(103.530, 116.280, 123.675), std=(1.0, 1.0, 1.0))
+"""Pixels as Caffe's ResNets want them: the mean off, no scaling."""
+TORCHVISION = InputConfig(channel_order="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""Pixels as torchvision's networks want them, and others trained beside them."""
+_ADDED = ("proxies.", "calibration.")
+"""Never in a release: the specification's calibration is unpublished, and proxies serve the release's own training."""
+_OF_CLASSES = ("fcos.class_logits.", "proxies.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Where weights come from, and what they take for granted."""
+
+    rename: Callable[[Mapping[str, Tensor]], Renamed]
+    what: str
+    """In words, for messages."""
+    allowed: Allowance
+    pixels: InputConfig
+    """Order, mean and scale of the pixels it was trained on; the sizes in it do not count."""
+    expects: Mapping[str, object] = field(default_factory=dict)
+    """What else it was trained with and no shape shows: place in the network's settings -> value. A place that the
+    network's settings do not have does not count."""
+
+
+RELEASES = {
+    "adelaidet-condinst": Release(
+        rename=from_crossvis,
+        what="CondInst of AdelaiDet, trained on COCO",
+        allowed=Allowance(absent=(*_ADDED, "embedding."), resizable=_OF_CLASSES),
+        pixels=MSRA,
+        expects={"backbone.stride_in": "1x1", "coordinates": "first"},
+    ),
+    "crossvis": Release(
+        rename=from_crossvis,
+        what="CrossVIS, trained on YouTube-VIS 2019",
+        allowed=Allowance(absent=_ADDED, resizable=_OF_CLASSES),
+        pixels=MSRA,
+        expects={"backbone.stride_in": "1x1", "coordinates": "first"},
+    ),
+    "detectron2-imagenet": Release(
+        rename=from_detectron2,
+        what="an ImageNet ResNet of detectron2 (MSRA)",
+        allowed=Allowance(needed=("backbone.",)),
+        pixels=MSRA,
+        expects={"backbone.name": "resnet", "backbone.stride_in": "1x1"},
+    ),
+    "torchvision": Release(
+        rename=from_torchvision,
+        what="an ImageNet ResNet of torchvision",
+        allowed=Allowance(needed=("backbone.",)),
+        pixels=TORCHVISION,
+        expects={"backbone.name": "resnet", "backbone.stride_in": "3x3"},
+    ),
+    "dla34-imagenet": Release(
+        rename=from_dla,
+        what="an ImageNet DLA-34",
+        allowed=Allowance(needed=("backbone.",)),
+        pixels=TORCHVISION,
+        expects={"backbone.name": "dla34"},
+    ),
+    "masktrack-rcnn": Release(
+        rename=from_masktrack,
+        what="MaskTrack R-CNN, trained on YouTube-VIS 2019",
+        allowed=Allowance(absent=("calibration.",)),
+        pixels=TORCHVISION,
+        expects={"backbone.stride_in": "3x3"},
+    ),
+}
+"""name -> release. Used by the command, by the error for a wrong name, and by the tests."""
+
+
+def guess(state: Mapping[str, Tensor]) -> str | None:
+    """The release whose names these are: the one that knows most of them, and at least half. None where none does."""
+    best, most = None, len(state) / 2
+    for name, release in RELEASES.items():
+        try:
+            renamed = release.rename(state)
+        except ValueError:
+            continue
+        # CrossVIS's names are CondInst's and those of the embedding: only that tells them apart
+        known = renamed.known + (name == "crossvis" and any(ours.startswith("embedding.") for ours in renamed.state))
+        if known > most:
+            best, most = name, known
+    return best
