@@ -92,3 +92,32 @@ def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None
         shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise CheckpointError(f"{source}: the weights of another network: {shown}.")
     network.load_state_dict(given)
+
+
+FRESH = ("embedding.", "proxies.", "calibration.", "track_head.")
+"""Parts that training may begin without: what stills do not teach, and the proxies, which mean one dataset's
+identities."""
+OF_CLASSES = ("fcos.class_logits.", "box_head.class_logits.", "box_head.deltas.", "mask_head.logits.")
+"""Parts that may be there in another shape: of another number of classes."""
+
+
+def start_from(network: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
+    """Begin training with `state`; returns the names that stay fresh (CrossVIS specification 6.3, rule 3).
+
+    Fresh are the proxies always, the other parts of FRESH where `state` has none, those OF_CLASSES of another shape.
+    What `state` has beyond the network is left out. Raises CheckpointError when anything else is missing or does not fit.
+    """
+    own = network.state_dict()
+    given = {n: t for n, t in state.items() if n in own and not n.startswith("proxies.")}
+    other = [n for n in given if n.startswith(OF_CLASSES) and given[n].shape != own[n].shape]
+    given = {n: t for n, t in given.items() if n not in other}
+    fresh = [n for n in own if n not in given]
+    faults = [f"{n} is missing" for n in fresh if not n.startswith(FRESH) and n not in other]
+    faults += [
+        f"{n} is {tuple(t.shape)}, expected {tuple(own[n].shape)}" for n, t in given.items() if t.shape != own[n].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        raise CheckpointError(f"{source}: cannot begin this network's training: {shown}.")
+    network.load_state_dict(given, strict=False)
+    return fresh

@@ -56,6 +56,9 @@ class TrainConfig:
     network: str
     """A file of configs/networks."""
     data: DataConfig
+    start_from: str | None = None
+    """A safetensors file of ours whose tensors the run begins with; null begins from scratch. What stills cannot teach
+    (`embedding.*`, `proxies.*`), and class logits of another number of classes, begin fresh."""
     steps: int = 23000
     pairs_per_step: int = 16
     """Over all workers; must be a multiple of their number. Higher: calmer gradients, dearer steps."""

@@ -1,30 +1,30 @@
-"""What every training worker does: steps, curves, checkpoints. Ray Train calls it on N workers.
+"""What every training worker does: steps, curves, checkpoints. One loop, whoever runs it.
 
-In:     `Job`: the run's settings, plain and picklable
+In:     `Job`: the run's settings, plain and picklable; `Host`: who runs this worker, and keeps its checkpoints
 Out:    in the run's folder, by worker 0: `metrics.jsonl` (a line every `log_every` steps), TensorBoard events;
-        checkpoints through Ray; at the end `weights.safetensors`
+        checkpoints through the host; at the end `weights.safetensors`
 State:  `Progress`; a worker that is started anew goes on from the last checkpoint, with the same samples and draws
+
+`Alone` is the host of a process that trains by itself (`maskstream ablate`); `workers.py` has that of Ray Train.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import prepare_model
 from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
 from models import NETWORKS
-from operators.weights import save_weights
+from operators.weights import read_weights, save_weights, start_from
 from operators.youtube_vis_data import read_dataset
 from pipelines.networks import NetworkSpec, as_plain
 from trainers import checkpoint as checkpoints
@@ -49,47 +49,97 @@ class Job:
     command: str
 
 
-def train_worker(job: Job) -> None:
+class Host(Protocol):
+    """Who runs a worker: which of how many it is, and what becomes of its checkpoints."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    def restore(self, progress: Progress) -> None:
+        """Put `progress` where the last checkpoint stood; nothing where there is none."""
+        ...
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network as the worker is to call it: in DDP where there are several."""
+        ...
+
+    def keep(self, progress: Progress, losses: dict[str, float]) -> None:
+        """Make `progress` the last checkpoint. Every worker calls it at the same steps."""
+        ...
+
+
+class Alone:
+    """A process that trains by itself: its checkpoint is `state.pt` in the run's folder, until there are weights."""
+
+    rank, world = 0, 1
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job, self.device = job, device
+
+    def restore(self, progress: Progress) -> None:
+        if (self.job.out / checkpoints.STATE_FILE).exists():
+            checkpoints.load(self.job.out, progress, self.job.fingerprint)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        return network
+
+    def keep(self, progress: Progress, losses: dict[str, float]) -> None:
+        checkpoints.save(self.job.out, progress, self.job.fingerprint)
+
+
+def train_alone(job: Job, device: torch.device) -> Path:
+    """A whole run in this process, from its checkpoint where there is one; gives the file of weights."""
+    run_worker(job, Alone(job, device))
+    (job.out / checkpoints.STATE_FILE).unlink(missing_ok=True)
+    return job.out / WEIGHTS_FILE
+
+
+def run_worker(job: Job, host: Host) -> None:
     """One worker's whole life, from the last checkpoint, if there is one, to the last step."""
-    cfg, context = job.config, ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
+    cfg = job.config
+    if host.device.type == "cpu":
         torch.set_num_threads(cfg.workers.cpus_per_worker)
-    torch.manual_seed(cfg.seed)
     index = FrameIndex(read_dataset(cfg.data.annotations, image_root=cfg.data.image_root))
-    network = NETWORKS[job.network.name][0](job.network.config, num_identities=len(index.identity)).to(device)
-    progress = Progress(network, make_optimizer(network, cfg.optimizer), None)
-    if cfg.optimizer.average_decay is not None:
-        progress.average = Average(network, cfg.optimizer.average_decay)
-    if (saved := ray.train.get_checkpoint()) is not None:
-        with saved.as_directory() as folder:
-            checkpoints.load(Path(folder), progress, job.fingerprint)
-    wrapped = prepare_model(network)        # in DDP where there are several workers
-    loader = _open_loader(cfg, index, job, progress.steps_done, rank, world, device)
+    progress = _begin(job, host, len(index.identity))
+    wrapped = host.wrap(progress.network)
+    loader = _open_loader(job, index, progress.steps_done, host)
     try:
-        with _open_log(job.out, rank) as log:
-            _train(job, progress, wrapped, loader, log)
+        with _open_log(job.out, host.rank) as log:
+            _train(job, host, progress, wrapped, loader, log)
     finally:
         loader.close()
-    if rank == 0:
+    if host.rank == 0:
         _export(job, progress, index)
 
 
-def _open_loader(
-    cfg: TrainConfig, index: FrameIndex, job: Job, steps_done: int, rank: int, world: int, device: torch.device
-) -> PairLoader:
-    batch = cfg.pairs_per_step // world
-    sampler = PairSampler(
-        index, max_interval=cfg.data.max_interval, flip=cfg.data.flip, seed=cfg.seed, rank=rank, world_size=world
-    )
-    draws = sampler.draws(steps_done * batch)
-    return PairLoader(draws, index, job.network.config.input, batch=batch, device=device, threads=cfg.data.threads)
-
-
-def _train(job: Job, progress: Progress, network: nn.Module, loader: PairLoader, log: Log | None) -> None:
+def _begin(job: Job, host: Host, num_identities: int) -> Progress:
+    """Network, optimiser and average as the last checkpoint had them; else fresh, or with the weights to start from."""
     cfg = job.config
-    device_type = next(network.parameters()).device.type
+    torch.manual_seed(cfg.seed)
+    network = NETWORKS[job.network.name][0](job.network.config, num_identities=num_identities)
+    if cfg.start_from is not None:
+        start_from(network, read_weights(Path(cfg.start_from)).state, cfg.start_from)
+    network.to(host.device)
+    progress = Progress(network, make_optimizer(network, cfg.optimizer), None)
+    if cfg.optimizer.average_decay is not None:
+        progress.average = Average(network, cfg.optimizer.average_decay)
+    host.restore(progress)
+    return progress
+
+
+def _open_loader(job: Job, index: FrameIndex, steps_done: int, host: Host) -> PairLoader:
+    cfg, batch = job.config, job.config.pairs_per_step // host.world
+    sampler = PairSampler(index, max_interval=cfg.data.max_interval, flip=cfg.data.flip, seed=cfg.seed,
+                          rank=host.rank, world_size=host.world)  # fmt: skip
+    draws = sampler.draws(steps_done * batch)
+    return PairLoader(draws, index, job.network.config.input, batch=batch, device=host.device, threads=cfg.data.threads)
+
+
+def _train(
+    job: Job, host: Host, progress: Progress, network: nn.Module, loader: PairLoader, log: Log | None
+) -> None:
+    cfg, device_type = job.config, host.device.type
     network.train()
     for step in range(progress.steps_done, cfg.steps):
         began = time.perf_counter()
@@ -112,7 +162,7 @@ def _train(job: Job, progress: Progress, network: nn.Module, loader: PairLoader,
             if (step + 1) % cfg.log_every == 0 or step + 1 == cfg.steps:
                 log.flush()
         if (step + 1) % cfg.checkpoint_every == 0 or step + 1 == cfg.steps:
-            _report(job, progress, losses)
+            host.keep(progress, losses)
 
 
 def _average_over_workers(value: Tensor) -> Tensor:
@@ -122,17 +172,6 @@ def _average_over_workers(value: Tensor) -> Tensor:
     value = value.detach().clone()
     dist.all_reduce(value)
     return value / dist.get_world_size()
-
-
-def _report(job: Job, progress: Progress, losses: dict[str, float]) -> None:
-    """Hand a checkpoint to Ray: a barrier for all workers, with the files of worker 0."""
-    metrics = {"step": progress.steps_done, **losses}
-    if ray.train.get_context().get_world_rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoints.save(Path(folder), progress, job.fingerprint)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def _export(job: Job, progress: Progress, index: FrameIndex) -> None:

@@ -22,13 +22,15 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from models import NETWORKS
 from operators.errors import CheckpointError, ConfigError, DatasetError, MaskstreamError
+from operators.weights import read_weights, start_from
 from operators.youtube_vis_data import read_dataset
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.networks import NetworkSpec, as_plain, read_network
 from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import plot_losses, read_metrics
-from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job, train_worker
+from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job
 from trainers.pairs import FrameIndex
 
 RAY_RUN = "ray"
@@ -51,7 +53,7 @@ def train(
     job = prepare(config_path, overrides, Path(out), resume)
     # By default every report waits 1.8 s for the controller to look.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    with _cluster(address, job.config.workers), _progress(job):
+    with cluster_for(address, job.config.workers), _progress(job):
         _fit(job)
     plot_losses(read_metrics(job.out / METRICS_FILE), job.out / "losses.png")
     return job.out / WEIGHTS_FILE
@@ -62,31 +64,47 @@ class TrainingError(MaskstreamError):
 
 
 def prepare(config_path: str | Path, overrides: Sequence[str], out: Path, resume: bool) -> Job:
-    """Everything that can be known before training, checked."""
+    """Everything that can be known before training, checked; the folder made this run's own."""
+    job = make_job(config_path, overrides, out)
+    if (job.out / METRICS_FILE).exists() and not resume:
+        raise ConfigError(f"{out}: holds an earlier run. Go on with it by --resume, or name another folder by --out.")
+    if resume and not (job.out / RAY_RUN).is_dir():
+        raise ConfigError(f"{out}: holds no run to resume. Leave --resume out to begin one.")
+    claim(job, resume)
+    return job
+
+
+def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Job:
+    """The run that a file of settings asks for; reads settings, dataset and weights, writes nothing.
+
+    Raises ConfigError, DatasetError, CheckpointError.
+    """
     where = resolve(config_path)
     config = build(TrainConfig, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
     paths = {key: _absolute(getattr(config.data, key)) for key in ("annotations", "image_root")}
-    config = replace(config, data=replace(config.data, **paths))    # workers run in folders of their own
+    begin = None if config.start_from is None else _absolute(str(resolve(config.start_from)))
+    config = replace(config, data=replace(config.data, **paths), start_from=begin)  # workers have folders of their own
     network = read_network(config.network)
     _check_dataset(config, network, str(where))
-    out = out.absolute()
-    if (out / METRICS_FILE).exists() and not resume:
-        raise ConfigError(f"{out}: holds an earlier run. Go on with it by --resume, or name another folder by --out.")
-    if resume and not (out / RAY_RUN).is_dir():
-        raise ConfigError(f"{out}: holds no run to resume. Leave --resume out to begin one.")
-    fingerprint = _fingerprint(config, network)
-    _claim(out, fingerprint, resume)
+    _check_start(config, network)
     command = shlex.join(["maskstream", "train", str(config_path), *(f"--set={o}" for o in overrides)])
-    return Job(config, network, out, fingerprint, command)
+    return Job(config, network, out.absolute(), fingerprint(config, network), command)
 
 
-def _claim(out: Path, fingerprint: str, resume: bool) -> None:
+def _check_start(config: TrainConfig, network: NetworkSpec) -> None:
+    """Raises CheckpointError where `start_from` cannot begin this network."""
+    if config.start_from is not None:
+        state = read_weights(Path(config.start_from)).state
+        start_from(NETWORKS[network.name][0](network.config), state, config.start_from)
+
+
+def claim(job: Job, resume: bool) -> None:
     """Make the folder this run's own, or see that it is. Raises CheckpointError for a run with other settings."""
-    mark = out / FINGERPRINT_FILE
-    if resume and mark.exists() and mark.read_text().strip() != fingerprint:
+    out, mark = job.out, job.out / FINGERPRINT_FILE
+    if resume and mark.exists() and mark.read_text().strip() != job.fingerprint:
         raise CheckpointError(f"{out}: holds a run with other settings. Resume with the same, or use another --out.")
     out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(fingerprint + "\n")
+    mark.write_text(job.fingerprint + "\n")
 
 
 def _absolute(path: str) -> str:
@@ -107,19 +125,22 @@ def _check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> Non
         )
 
 
-def _fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
-    """Of the settings that the course of a run depends on; how it is spread over machines is not among them."""
+def fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
+    """Of the settings that the course of a run depends on; how it is spread over machines is not among them, nor where
+    files lie: of the weights it starts from, the content counts."""
     plain = as_plain(config)
-    for name in ("workers", "checkpoint_every", "log_every"):
+    for name in ("network", "workers", "checkpoint_every", "log_every", "start_from"):
         plain.pop(name)
     for name in ("annotations", "image_root", "threads", "made_by"):
         plain["data"].pop(name)
+    if config.start_from is not None:
+        plain["start_from"] = hashlib.sha256(Path(config.start_from).read_bytes()).hexdigest()
     text = json.dumps([plain, network.name, as_plain(network.config)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager
-def _cluster(address: str | None, workers: WorkersConfig) -> Iterator[None]:
+def cluster_for(address: str | None, workers: WorkersConfig) -> Iterator[None]:
     """A cluster by address (or RAY_ADDRESS, as under `ray job submit`), else a local one for as long as the run."""
     import ray
 
@@ -141,6 +162,8 @@ def _cluster(address: str | None, workers: WorkersConfig) -> Iterator[None]:
 def _fit(job: Job) -> None:
     from ray import train as ray_train
     from ray.train.torch import TorchTrainer
+
+    from trainers.workers import train_worker
 
     workers = job.config.workers
     resources = {"CPU": workers.cpus_per_worker, **({"GPU": 1} if workers.use_gpu else {})}

@@ -1,0 +1,69 @@
+"""A network over a dataset whose truth is known: what is scored is what was run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from operators.errors import CheckpointError, DatasetError, StageError
+from operators.shapes import PRESETS, write_youtube_vis
+from operators.youtube_vis import evaluate
+from operators.youtube_vis_data import read_dataset
+from operators.youtube_vis_results import read_results
+from pipelines.evaluation import evaluate_network
+from pipelines.networks import read_network
+
+TINY = "configs/networks/tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation") / "data"
+    write_youtube_vis(folder, replace(PRESETS["easy"], num_frames=5), seed=9, num_clips=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_scores_are_those_of_the_results_it_leaves(data, tmp_path):
+    found = evaluate_network(read_network(TINY), data / "instances.json", data / "JPEGImages", tmp_path, num_cpus=1)
+    dataset = read_dataset(data / "instances.json")
+    assert found.scores == evaluate(dataset, read_results(tmp_path / "results.json")).overall
+    assert found.scores["AP"] > 0.3, "the shipped network sees easy shapes"
+    tracks = json.loads((data / "instances.json").read_text())["annotations"]
+    seen = [box for track in tracks for box in track["bboxes"]]
+    assert found.switches.visible == sum(box is not None for box in seen)
+    assert found.association == "cosine_iou" and found.frames_per_s > 0
+
+
+def test_the_network_says_how_its_detections_find_their_tracks(data, tmp_path):
+    spec = read_network(TINY, ("association=masktrack",))
+    found = evaluate_network(spec, data / "instances.json", data / "JPEGImages", tmp_path, num_cpus=1)
+    assert found.association == "masktrack"
+
+
+def test_a_frame_that_cannot_be_read_is_no_score(data, tmp_path):
+    moved = shutil.copytree(data, tmp_path / "data")
+    (moved / "JPEGImages" / "clip_00001" / "00003.jpg").write_bytes(b"no image")
+    with pytest.raises(StageError, match="1 of 2 videos of .* could not be run to their end, the first is .*00001"):
+        evaluate_network(read_network(TINY), moved / "instances.json", moved / "JPEGImages", tmp_path / "out")
+
+
+def test_images_that_are_not_there(data, tmp_path):
+    with pytest.raises(DatasetError):
+        evaluate_network(read_network(TINY), data / "instances.json", tmp_path, tmp_path / "out")
+
+
+def test_a_network_without_weights(data, tmp_path):
+    with pytest.raises(CheckpointError, match="names no weights"):
+        evaluate_network(read_network(TINY, ("weights=null",)), data / "instances.json", data / "JPEGImages", tmp_path)

@@ -1,0 +1,147 @@
+"""Which runs an ablation makes, in which order, and what their files of settings say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from operators.errors import ConfigError
+from pipelines.networks import read_network
+from trainers.ablation_config import Changes, planned, read_ablation, write_pretraining, write_settings
+
+SHIPPED = "configs/ablations/crossvis.yaml"
+NONE = Changes.of(())
+
+
+def content(**more) -> dict:
+    """A small ablation of three variants in two tables, one of them in both."""
+    return {
+        "training": "configs/training/mini_crossvis.yaml",
+        "held_out": {"folder": "data/x", "clips": 2, "seed": 2},
+        "seeds": 2,
+        "variants": {
+            "a": {"label": "A", "set": ["network.model.crossover=false", "training.data.max_interval=3"]},
+            "b": {"label": "B"},
+            "c": {"label": "C", "set": ["network.association=masktrack"]},
+        },
+        "tables": {
+            "one": {"title": "One", "rows": [{"variant": "a", "paper": 1.0}, {"variant": "b", "paper": 2}]},
+            "two": {"title": "Two", "rows": [{"variant": "b", "paper": 2.0}, {"variant": "c", "paper": 3.0}]},
+        },
+        **more,
+    }
+
+
+def written(folder: Path, **more) -> Path:
+    path = folder / "ablation.yaml"
+    path.write_text(yaml.safe_dump(content(**more)))
+    return path
+
+
+@pytest.mark.parametrize("seeds, only, runs", [
+    pytest.param(1, (), ["a-0", "b-0", "c-0"], id="one seed, a shared variant once"),
+    pytest.param(None, (), ["a-0", "b-0", "a-1", "b-1", "c-0", "c-1"], id="table by table, seed by seed"),
+    pytest.param(None, ("two",), ["b-0", "b-1", "c-0", "c-1"], id="a table: all its variants, wherever they stand"),
+    pytest.param(1, ("c", "a"), ["a-0", "c-0"], id="variants, in the order of the tables"),
+])  # fmt: skip
+def test_runs_in_their_order(tmp_path, seeds, only, runs):
+    config = read_ablation(written(tmp_path), NONE)
+    made = planned(config, tmp_path, seeds, only)
+    assert sorted(run.folder.name for run in made) == sorted(runs)
+    if only != ("two",):
+        assert [run.folder.name for run in made] == runs
+
+
+@pytest.mark.parametrize("more, message", [
+    pytest.param({"seeds": 0}, "seeds is 0, expected 1 to 1000", id="no seed"),
+    pytest.param({"tables": {"t": {"title": "T", "rows": []}}}, "rows is empty", id="an empty table"),
+    pytest.param({"tables": {"t": {"title": "T", "rows": [{"variant": "aa", "paper": 1.0}]}}},
+                 "tables.t: no variant is called 'aa'. Did you mean a?", id="an unknown variant"),
+    pytest.param({"variants": {"a": {"label": "A", "set": ["model.crossover=false"]}}, "tables": {}},
+                 "variants.a: 'model.crossover=false' must begin with network. or training.", id="a change of nothing"),
+    pytest.param({"variant": {}}, "variant: no such setting. Did you mean variants?", id="an unknown setting"),
+])  # fmt: skip
+def test_settings_that_are_wrong(tmp_path, more, message):
+    with pytest.raises(ConfigError) as caught:
+        read_ablation(written(tmp_path, **more), NONE)
+    assert message in str(caught.value)
+
+
+def test_an_unknown_name_is_refused(tmp_path):
+    config = read_ablation(written(tmp_path), NONE)
+    with pytest.raises(ConfigError, match=r"--only tow: no variant or table is called that. Did you mean two\?"):
+        planned(config, tmp_path, only=("tow",))
+
+
+def test_changes_are_told_apart_by_their_first_word():
+    changes = Changes.of(["seeds=2", "training.steps=3", "network.model.channels=8", "pretraining.seed=1",
+                          "training=other.yaml", "held_out.clips=1"])
+    assert changes.ablation == ("seeds=2", "training=other.yaml", "held_out.clips=1")
+    assert (changes.network, changes.training, changes.pretraining) == (
+        ("model.channels=8",), ("steps=3",), ("seed=1",))  # fmt: skip
+
+
+def test_the_files_of_a_run_say_all_of_it(tmp_path):
+    """Base, then the command line, then the variant; paths absolute."""
+    config = read_ablation(written(tmp_path), NONE)
+    changes = Changes.of(["training.steps=7", "training.data.max_interval=9", "network.model.channels=16"])
+    run = planned(config, tmp_path, only=("a",))[1]
+    write_settings(config, changes, run, tmp_path / "begin.safetensors")
+    training = yaml.safe_load((tmp_path / "a-1" / "training.yaml").read_text())
+    assert (training["steps"], training["seed"], training["data"]["max_interval"]) == (7, 1, 3)
+    assert training["start_from"] == str(tmp_path / "begin.safetensors")
+    assert Path(training["data"]["annotations"]).is_absolute() and Path(training["data"]["image_root"]).is_absolute()
+    spec = read_network(training["network"])
+    assert spec.where == str(tmp_path / "a-1" / "network.yaml")
+    assert (spec.config.crossover, spec.config.channels) == (False, 16)
+    assert spec.weights == tmp_path / "a-1" / "weights.safetensors"
+
+
+def test_without_pre_training_a_run_begins_from_scratch(tmp_path):
+    config = read_ablation(written(tmp_path), NONE)
+    run = planned(config, tmp_path, only=("c",))[0]
+    write_settings(config, NONE, run, None)
+    assert "start_from" not in yaml.safe_load((tmp_path / "c-0" / "training.yaml").read_text())
+    assert read_network(tmp_path / "c-0" / "network.yaml").association == "masktrack"
+
+
+def test_the_shipped_ablation_compares_what_the_paper_compares(tmp_path):
+    """Eight networks, three seeds; paper's figures as in its tables 6 to 8 (specification 7.3)."""
+    config = read_ablation(SHIPPED, NONE)
+    assert len(planned(config, tmp_path)) == 24
+    assert [run.variant for run in planned(config, tmp_path)[:4]] == ["baseline", "crossover", "embedding", "both"]
+    paper = {name: [row.paper for row in table.rows] for name, table in config.tables.items()}
+    assert paper == {"components": [32.1, 33.1, 33.5, 34.8], "embeddings": [33.1, 33.3, 33.4, 34.8],
+                     "intervals": [33.6, 34.6, 34.8]}
+    assert [row.paper_std for row in config.tables["embeddings"].rows] == [0.78, 0.72, 0.27, 0.25]
+    wanted = {  # crossover, targets, loss, association, T
+        "baseline": (False, "pairwise", "ce", "masktrack", 20),
+        "crossover": (True, "pairwise", "ce", "masktrack", 20),
+        "embedding": (False, "global", "focal", "cosine_iou", 20),
+        "both": (True, "global", "focal", "cosine_iou", 20),
+        "pairwise_focal": (True, "pairwise", "focal", "masktrack", 20),
+        "global_ce": (True, "global", "ce", "cosine_iou", 20),
+        "interval_1": (True, "global", "focal", "cosine_iou", 1),
+        "interval_5": (True, "global", "focal", "cosine_iou", 5),
+    }
+    assert config.variants.keys() == wanted.keys()
+    for run in planned(config, tmp_path, seeds=1):
+        write_settings(config, NONE, run, None)
+        spec = read_network(run.folder / "network.yaml")
+        training = yaml.safe_load((run.folder / "training.yaml").read_text())
+        identity = spec.config.identity
+        assert wanted[run.variant] == (
+            spec.config.crossover, identity.targets, identity.loss, spec.association, training["data"]["max_interval"]
+        )  # fmt: skip
+
+
+def test_the_shipped_networks_begin_with_all_of_the_pre_trained_one(tmp_path):
+    """Same trunk, pyramid, heads and mask branch: every setting that both networks have is equal."""
+    config = read_ablation(SHIPPED, NONE)
+    write_pretraining(config, NONE, tmp_path)
+    stills = read_network(yaml.safe_load((tmp_path / "training.yaml").read_text())["network"])
+    clips = read_network("configs/networks/mini_crossvis.yaml")
+    for name in ("num_classes", "input", "backbone", "channels", "fcos", "mask_channels", "coordinates"):
+        assert getattr(stills.config, name) == getattr(clips.config, name), name

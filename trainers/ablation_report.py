@@ -1,0 +1,167 @@
+"""The outcome of an ablation beside the paper's, as a table and as a picture.
+
+In:     `AblationConfig`, and the scores of all runs that are done
+Out:    results.json (each run), table.md, ablation.png
+State:  none; rows without any run are left out of both
+
+Mean and standard deviation are over seeds (of a sample: n - 1). The paper's figures are of another dataset and another
+size of network, so only differences between rows can be compared: the picture gives both axes the same scale, and lays
+the first rows side by side.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from trainers.ablation_config import AblationConfig, Row, Table
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+OURS, PAPER = "#08519c", "#d95f02"
+HEADER = "| variant | AP | n | AP50 | AP75 | ID switches | against row 1 | AP of the paper | against row 1 |"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table with the runs that it stands for."""
+
+    row: Row
+    label: str
+    scores: list[dict]
+
+    def values(self, key: str) -> np.ndarray:
+        """(n,) of each run; AP and its like in points of 100."""
+        values = np.array([one[key] for one in self.scores], dtype=np.float64)
+        return 100 * values if key.startswith("AP") else values
+
+    @property
+    def mean(self) -> float:
+        return float(self.values("AP").mean())
+
+    @property
+    def std(self) -> float | None:
+        """Of the sample; None for a single run."""
+        return float(self.values("AP").std(ddof=1)) if len(self.scores) > 1 else None
+
+
+def write_report(config: AblationConfig, scores: list[dict], out: Path, command: str) -> None:
+    """results.json, table.md and ablation.png in `out`; without scores an empty list and no more."""
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / "results.json", json.dumps(scores, indent=1) + "\n")
+    tables = {name: (table, lines_of(config, table, scores)) for name, table in config.tables.items()}
+    tables = {name: (table, lines) for name, (table, lines) in tables.items() if lines}
+    if tables:
+        text = [_origin(config, scores, command), *(markdown(table, lines) for table, lines in tables.values())]
+        _replace(out / "table.md", "\n\n".join(text) + "\n")
+        plot(list(tables.values()), out / "ablation.png")
+
+
+def lines_of(config: AblationConfig, table: Table, scores: list[dict]) -> list[Line]:
+    """The rows of a table that have a run, in their order."""
+    lines = []
+    for row in table.rows:
+        of_row = [one for one in scores if one["variant"] == row.variant]
+        if of_row:
+            lines.append(Line(row, row.label or config.variants[row.variant].label, of_row))
+    return lines
+
+
+def markdown(table: Table, lines: list[Line]) -> str:
+    """One table, its title above."""
+    first = lines[0]
+    whole = first.row is table.rows[0]          # else there is nothing to compare with
+    text = [f"**{table.title}**", "", HEADER, "|---" * HEADER.count(" | ") + "|---|"]
+    for line in lines:
+        ours = "" if line is first or not whole else f"{line.mean - first.mean:+.1f}"
+        theirs = "" if line is first or not whole else f"{line.row.paper - first.row.paper:+.1f}"
+        text.append(
+            f"| {line.label} | {spread(line.mean, line.std)} | {len(line.scores)} | {line.values('AP50').mean():.1f} "
+            f"| {line.values('AP75').mean():.1f} | {line.values('switches').mean():.0f} | {ours} "
+            f"| {spread(line.row.paper, line.row.paper_std, digits=2)} | {theirs} |"
+        )
+    return "\n".join(text)
+
+
+def spread(mean: float, std: float | None, digits: int = 1) -> str:
+    """'34.8 ± 0.25', '34.8' without a spread."""
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.{digits}f}"
+
+
+def _origin(config: AblationConfig, scores: list[dict], command: str) -> str:
+    minutes = sum(one["training_s"] + one["evaluation_s"] for one in scores) / 60
+    return (
+        f"{config.held_out.clips} held-out clips, preset {config.held_out.preset}, seed {config.held_out.seed}; "
+        f"{len(scores)} runs, {minutes:.0f} minutes in all; {datetime.date.today()}; {os.cpu_count()} x "
+        f"{platform.machine()}, torch {torch.__version__}; `{command}`\n\n"
+        "AP is the YouTube-VIS video-level mask AP in points of 100, mean ± standard deviation over n seeds."
+    )
+
+
+def plot(tables: list[tuple[Table, list[Line]]], path: Path) -> None:
+    """A panel for each table: ours to the left, the paper's to the right, one AP point equally high on both axes."""
+    widths = [1 + len(lines) for _, lines in tables]
+    figure, axes = plt.subplots(1, len(tables), figsize=(1.35 * sum(widths), 4.6), squeeze=False,
+                                gridspec_kw={"width_ratios": widths}, constrained_layout=True)
+    for axis, (table, lines) in zip(axes[0], tables, strict=True):
+        _panel(axis, table, lines)
+    partial = path.with_name("partial-" + path.name)
+    figure.savefig(partial, dpi=120)
+    plt.close(figure)
+    os.replace(partial, path)
+
+
+def _panel(axis: plt.Axes, table: Table, lines: list[Line]) -> None:
+    places = np.arange(len(lines))
+    for x, line in zip(places, lines, strict=True):
+        values = line.values("AP")
+        axis.plot(np.full(len(values), x - 0.12), values, ".", color=OURS, alpha=0.35)
+        axis.errorbar(x - 0.12, line.mean, line.std or 0.0, fmt="o", color=OURS, capsize=4, label="here")
+    paper = axis.twinx()
+    for x, line in zip(places, lines, strict=True):
+        paper.errorbar(x + 0.12, line.row.paper, line.row.paper_std or 0.0, fmt="D", color=PAPER, capsize=4)
+    low, high = span(lines)
+    axis.set_ylim(lines[0].mean + low, lines[0].mean + high)
+    paper.set_ylim(lines[0].row.paper + low, lines[0].row.paper + high)
+    axis.axhline(lines[0].mean, color="grey", linewidth=0.8, linestyle=":")
+    axis.set_xticks(places, [_wrapped(line.label) for line in lines], fontsize=8)
+    axis.set_xlim(-0.5, len(lines) - 0.5)
+    axis.set_title(table.title, fontsize=10)
+    axis.set_ylabel("AP here", color=OURS)
+    paper.set_ylabel("AP of the paper", color=PAPER)
+
+
+def span(lines: list[Line]) -> tuple[float, float]:
+    """How far the axes reach below and above the first row, so that all runs and the paper's rows are seen."""
+    ours = np.concatenate([line.values("AP") for line in lines]) - lines[0].mean
+    bars = [line.mean + sign * (line.std or 0.0) - lines[0].mean for line in lines for sign in (-1, 1)]
+    theirs = [line.row.paper + sign * (line.row.paper_std or 0.0) - lines[0].row.paper
+              for line in lines for sign in (-1, 1)]
+    everything = np.concatenate([ours, bars, theirs])
+    room = 0.08 * (everything.max() - everything.min()) + 0.2
+    return float(everything.min() - room), float(everything.max() + room)
+
+
+def _wrapped(label: str) -> str:
+    """On several short lines."""
+    lines = [""]
+    for word in label.split():
+        if lines[-1] and len(lines[-1]) + len(word) > 12:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
