@@ -164,14 +164,15 @@ class CondInst(nn.Module):
         `average` takes the mean of a number over all workers: positives are counted over all of them, the mean of the
         mask loss is a worker's own. The slots are separate passes: one batch of both would change the batch norms.
         """
-        return self._still_losses(self._slots(batch), average)
+        return self._still_losses(self.slots(batch), average)
 
-    def _slots(self, batch: StillBatch | PairBatch) -> list[SlotOutputs]:
+    def slots(self, batch: StillBatch | PairBatch) -> list[SlotOutputs]:
+        """The forward pass of each slot, behind the gradient gate, and which locations answer for what."""
         gated = [tuple(self._gate(level) for level in self.features(images)) for images, _ in batch.slots]
-        return [self._slot(self.heads(levels), t) for levels, (_, t) in zip(gated, batch.slots, strict=True)]
+        return [self.assigned(self.heads(levels), t) for levels, (_, t) in zip(gated, batch.slots, strict=True)]
 
     def _still_losses(self, slots: list[SlotOutputs], average: Average) -> dict[str, Tensor]:
-        parts = [self._frame_losses(slot, average) for slot in slots]
+        parts = [self.frame_losses(slot, average) for slot in slots]
         return {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
 
     def _gate(self, level: Tensor) -> Tensor:
@@ -179,7 +180,8 @@ class CondInst(nn.Module):
         share = self.config.gradient_gate
         return level if share == 1 else share * level + (1 - share) * level.detach()
 
-    def _slot(self, dense: DenseOutputs, targets: list[FrameTargets]) -> SlotOutputs:
+    def assigned(self, dense: DenseOutputs, targets: list[FrameTargets]) -> SlotOutputs:
+        """What was said of a slot's images beside what is true of them (specification 3.2)."""
         fcos = self.config.fcos
         found = assign(targets, dense.at, fcos.ranges, fcos.center_sampling)
         count = len(found.image)
@@ -188,7 +190,8 @@ class CondInst(nn.Module):
             kept = torch.randperm(count, device=found.image.device)[:MAX_MASK_POSITIVES]
         return SlotOutputs(dense, targets, found, kept)
 
-    def _frame_losses(self, slot: SlotOutputs, average: Average) -> dict[str, Tensor]:
+    def frame_losses(self, slot: SlotOutputs, average: Average = lambda x: x) -> dict[str, Tensor]:
+        """Class, box, centre-ness and mask loss of one slot (specification 3.3)."""
         dense, found = slot.dense, slot.found
         image, location = found.image, found.location
         one_hot = torch.zeros_like(dense.class_logits, dtype=torch.float32)

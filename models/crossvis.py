@@ -93,13 +93,13 @@ class CrossVIS(CondInst):
     def _embedding_maps(self, levels: tuple[Tensor, ...]) -> list[Tensor]:
         return self.embedding(levels)
 
-    def _slots(self, batch: PairBatch) -> list[SlotOutputs]:
+    def slots(self, batch: PairBatch) -> list[SlotOutputs]:
         """With calibration, either frame of a pair is the other's reference, behind the gate."""
         if self.calibration is None:
-            return super()._slots(batch)
+            return super().slots(batch)
         gated = [tuple(self._gate(level) for level in self.features(images)) for images, _ in batch.slots]
         dense = [self.heads(gated[s], (gated[1 - s],)) for s in (0, 1)]
-        return [self._slot(d, targets) for d, (_, targets) in zip(dense, batch.slots, strict=True)]
+        return [self.assigned(d, targets) for d, (_, targets) in zip(dense, batch.slots, strict=True)]
 
     def forward(self, batch: PairBatch, average: Average = lambda x: x) -> dict[str, Tensor]:
         """The parts of the total, whose plain sum is to be minimised (specification 3.1 to 3.6).
@@ -108,21 +108,22 @@ class CrossVIS(CondInst):
         mask, crossover and identity loss are a worker's own. The slots are separate passes: one batch of both would
         change the batch norms.
         """
-        slots = self._slots(batch)
+        slots = self.slots(batch)
         losses = self._still_losses(slots, average)
         if self.config.crossover:
-            crossed = [self._crossover(slots[s], slots[1 - s], batch.counterparts[s]) for s in (0, 1)]
+            crossed = [self.crossover_loss(slots[s], slots[1 - s], batch.counterparts[s]) for s in (0, 1)]
             share = 0.5 if self.config.crossover_reduction == "mean" else 1.0
             losses["crossover"] = share * (crossed[0] + crossed[1])
-        losses["identity"] = self._identity_loss(slots, batch)
+        losses["identity"] = self.identity_loss(slots, batch)
         return losses
 
-    def _crossover(self, source: SlotOutputs, other: SlotOutputs, counterparts: list[Tensor]) -> Tensor:
+    def crossover_loss(self, source: SlotOutputs, other: SlotOutputs, counterparts: list[Tensor]) -> Tensor:
         """Filters of one frame paint the other (specification 3.4): mean dice over positives that have a partner."""
         chosen, partner = draw_partners(source, other, counterparts, self.config.crossover_place)
         return self._painting_loss(source, chosen, other, partner)
 
-    def _identity_loss(self, slots: list[SlotOutputs], batch: PairBatch) -> Tensor:
+    def identity_loss(self, slots: list[SlotOutputs], batch: PairBatch) -> Tensor:
+        """Of the embeddings of all positives, as `identity` asks (specification 3.5, 5.1)."""
         kind = self.config.identity
         if kind.targets == "pairwise":
             directions = [pairwise_loss(slots[s], slots[1 - s], batch.counterparts[s], kind.loss) for s in (0, 1)]

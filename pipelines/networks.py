@@ -18,6 +18,7 @@ from torch import nn
 
 from models import NETWORKS
 from models.fused import InferenceConfig, inference_form
+from models.precision import exact_float32
 from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.matching import Rule
@@ -96,12 +97,23 @@ def load_network(spec: NetworkSpec, device: torch.device) -> nn.Module:
     """The network in evaluation mode, as its `inference` asks. Stages of one process that name the same network share
     it. Raises CheckpointError; ConfigError where the device cannot run it in the form asked for."""
     checkpoint = read_checkpoint(spec)
+    exact_float32()
     network = NETWORKS[spec.name][0](spec.config)
     load_into(network, checkpoint.state, str(spec.weights))
     try:
         return inference_form(network.to(device), spec.inference)
     except ValueError as error:
         raise ConfigError(f"{spec.where}, inference: {error}") from error
+
+
+def trainable_network(spec: NetworkSpec) -> nn.Module:
+    """The network as the file has it, proxies of its training identities included, in training mode on the CPU: for
+    its losses. Raises CheckpointError."""
+    checkpoint = read_checkpoint(spec)
+    proxies = checkpoint.state.get("proxies.proxies.weight")
+    network = NETWORKS[spec.name][0](spec.config, None if proxies is None else len(proxies))
+    load_into(network, checkpoint.state, str(spec.weights))
+    return network
 
 
 def _first_three(fresh: str) -> str:

@@ -24,6 +24,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 
 from models import NETWORKS
+from models.precision import exact_float32
 from operators.weights import read_weights, save_weights, start_from
 from operators.youtube_vis_data import read_dataset
 from pipelines.networks import NetworkSpec, as_plain
@@ -98,6 +99,7 @@ def train_alone(job: Job, device: torch.device) -> Path:
 def run_worker(job: Job, host: Host) -> None:
     """One worker's whole life, from the last checkpoint, if there is one, to the last step."""
     cfg = job.config
+    exact_float32()
     if host.device.type == "cpu":
         torch.set_num_threads(cfg.workers.cpus_per_worker)
     index = FrameIndex(read_dataset(cfg.data.annotations, image_root=cfg.data.image_root))

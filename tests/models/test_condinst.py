@@ -103,7 +103,7 @@ def test_centres_of_boxes_choose_other_locations():
     found = {}
     for center in ("mask", "box"):
         network = stills(fcos=FCOSConfig(tower_convs=1, groups=2, size_bounds=bounds, center_sampling=center))
-        slot = network._slot(network.heads(network.features(images(1))), [target])
+        slot = network.assigned(network.heads(network.features(images(1))), [target])
         found[center] = [slot.dense.at.points[i].tolist() for i in slot.found.location]
     x, y = oracles.centroid(target.masks[0].numpy())
     assert x < 24 and y > 40
