@@ -77,6 +77,8 @@ def encode_masks(mask_logits: Tensor, size: tuple[int, int], height: int, width:
 
     The frame fills `size` (h, w) of the padded input. A pixel is a mean of cells, so it is above 0.5 only near cells
     that are: each mask is painted in the window of those alone, and its cost is that of the object, not of the frame.
+    A loop, because windows differ in size: some 0.2 ms an instance of middling size. Windows of like size painted in one
+    product took 0.6 (a hundred small ones) to 2.8 times (large ones) as long, gathers over all pixels 11 times.
     """
     probability = mask_logits.float().sigmoid().cpu()
     rows = Axis.of(probability.shape[1], size[0], height)
