@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipelines.evaluation import evaluate_network
+from pipelines.evaluation import EvaluationPlan, evaluate_network
 from pipelines.networks import read_network
 from trainers.ablation_config import NETWORK_FILE, SCORES_FILE, TRAINING_FILE, GeneratedData, Run
 from trainers.loop import WEIGHTS_FILE, train_alone
@@ -41,7 +41,7 @@ def run_one(run: Run, held_out: GeneratedData, fingerprint: str, num_cpus: int, 
     trained = time.perf_counter()
     spec = read_network(run.folder / NETWORK_FILE)
     found = evaluate_network(spec, held_out.annotations.absolute(), held_out.image_root.absolute(),
-                             run.folder / "evaluation", device=device, num_cpus=num_cpus)
+                             run.folder / "evaluation", EvaluationPlan(device=device, num_cpus=num_cpus))
     scores = {
         "variant": run.variant, "seed": run.seed, "fingerprint": fingerprint, "association": found.association,
         **{name: found.scores[name] for name in METRICS}, **asdict(found.switches),

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from operators.errors import CheckpointError, DatasetError, StageError
+from operators.errors import CheckpointError, ConfigError, DatasetError, StageError
 from operators.shapes import PRESETS, write_youtube_vis
 from operators.youtube_vis import evaluate
 from operators.youtube_vis_data import read_dataset
 from operators.youtube_vis_results import read_results
-from pipelines.evaluation import evaluate_network
+from pipelines.evaluation import EvaluationPlan, evaluate_network
 from pipelines.networks import read_network
 
 TINY = "configs/networks/tiny.yaml"
+ONE = EvaluationPlan(num_cpus=1)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def one_thread():
 
 
 def test_scores_are_those_of_the_results_it_leaves(data, tmp_path):
-    found = evaluate_network(read_network(TINY), data / "instances.json", data / "JPEGImages", tmp_path, num_cpus=1)
+    found = evaluate_network(read_network(TINY), data / "instances.json", data / "JPEGImages", tmp_path, ONE)
     dataset = read_dataset(data / "instances.json")
     assert found.scores == evaluate(dataset, read_results(tmp_path / "results.json")).overall
     assert found.scores["AP"] > 0.3, "the shipped network sees easy shapes"
@@ -48,7 +49,7 @@ def test_scores_are_those_of_the_results_it_leaves(data, tmp_path):
 
 def test_the_network_says_how_its_detections_find_their_tracks(data, tmp_path):
     spec = read_network(TINY, ("association=masktrack",))
-    found = evaluate_network(spec, data / "instances.json", data / "JPEGImages", tmp_path, num_cpus=1)
+    found = evaluate_network(spec, data / "instances.json", data / "JPEGImages", tmp_path, ONE)
     assert found.association == "masktrack"
 
 
@@ -67,3 +68,39 @@ def test_images_that_are_not_there(data, tmp_path):
 def test_a_network_without_weights(data, tmp_path):
     with pytest.raises(CheckpointError, match="names no weights"):
         evaluate_network(read_network(TINY, ("weights=null",)), data / "instances.json", data / "JPEGImages", tmp_path)
+
+
+def test_videos_that_are_done_are_not_run_again(data, tmp_path):
+    """A run that a damaged video ended goes on from there; the same scores as one that was never cut."""
+    moved = shutil.copytree(data, tmp_path / "data")
+    frame = moved / "JPEGImages" / "clip_00001" / "00003.jpg"
+    whole = frame.read_bytes()
+    frame.write_bytes(b"no image")
+    where = read_network(TINY), moved / "instances.json", moved / "JPEGImages", tmp_path / "out"
+    with pytest.raises(StageError):
+        evaluate_network(*where, ONE)
+    frame.write_bytes(whole)
+    assert not (tmp_path / "out" / "scores.json").exists()
+    (done,) = json.loads((tmp_path / "out" / "finished.json").read_text())["videos"]
+    before = (tmp_path / "out" / done / "results.json").stat().st_mtime_ns
+    found = evaluate_network(*where, ONE)
+    assert (tmp_path / "out" / done / "results.json").stat().st_mtime_ns == before
+    uncut = evaluate_network(*where[:3], tmp_path / "uncut", ONE)
+    assert found.detail.as_json() == uncut.detail.as_json() and found.switches == uncut.switches
+    again = evaluate_network(*where, ONE)
+    assert again.frames_per_s == 0 and again.scores == found.scores
+    saved = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert saved["AP"] == found.scores["AP"] and saved["id_switches"] == found.switches.switches
+
+
+@pytest.mark.parametrize("network, plan", [
+    pytest.param(("detect.min_score=0.2",), ONE, id="another threshold"),
+    pytest.param((), replace(ONE, settings=("associate.min_match=0.7",)), id="another setting of the graph"),
+])
+def test_results_of_something_else_are_not_mixed_in(data, tmp_path, network, plan):
+    where = data / "instances.json", data / "JPEGImages", tmp_path
+    evaluate_network(read_network(TINY), *where, ONE)
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ConfigError, match="another network, settings or dataset"):
+        evaluate_network(read_network(TINY, network), *where, plan)
+    assert (tmp_path / "results.json").read_bytes() == before
