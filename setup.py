@@ -18,6 +18,8 @@ REQUIREMENTS = [
     "matplotlib>=3.9,<4",                      # loss curves
     "rich>=13.7,<16",                          # progress bars and tables
     "tensorboardX>=2.6,<3",                    # event files for TensorBoard; Ray Train brings it along
+    "scipy>=1.15,<2",                          # the best assignment, where an evaluation asks for it; as TrackEval
+    "trackeval>=1.3,<2",                       # HOTA, IDF1 and MOTA; brings OpenCV along, which nothing here loads
 ]
 
 TEST_REQUIREMENTS = [

@@ -43,12 +43,14 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def draw_tracks(
-    image: np.ndarray, tracks: FrameTracks, categories: Categories, *, alpha: float = 0.45, min_score: float = 0.0
+    image: np.ndarray, tracks: FrameTracks, categories: Categories, *, alpha: float = 0.45, min_score: float = 0.0,
+    show_scores: bool = True,
 ) -> np.ndarray:
     """A copy of `image` (H, W, 3) uint8 RGB with every track of at least `min_score`; without any, a plain copy.
 
     Masks cover the image by `alpha` 0..1, the best score on top. Each has an outline, a box and a label "category #id
-    score" beside its box, moved to stay within the frame and off other labels where there is room.
+    score" beside its box, moved to stay within the frame and off other labels where there is room. Ground truth has no
+    scores to show.
     Raises ValueError where the image and the tracks are not of the same size.
     """
     height, width = image.shape[:2]
@@ -68,7 +70,7 @@ def draw_tracks(
     for i in reversed(order):  # the best score has first choice of a place
         name = categories.names[int(tracks.labels[i])]
         patch = _label_patch(
-            f"{_shortened(name)} #{tracks.track_ids[i]}  {tracks.scores[i]:.2f}",
+            f"{_shortened(name)} #{tracks.track_ids[i]}" + (f"  {tracks.scores[i]:.2f}" if show_scores else ""),
             text_size(height, width),
             track_color(int(tracks.track_ids[i])),
         )[:height, :width]

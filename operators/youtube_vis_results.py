@@ -49,14 +49,19 @@ class Result:
 def read_results(path: Path | str) -> list[dict]:
     """Read and check a results file; [] where it holds no track. Raises DatasetError naming file, result and frame."""
     path = Path(path)
-    raw = read_json(path, "a list of YouTube-VIS results")
-    if isinstance(raw, dict) and "videos" in raw:
-        raise DatasetError(f"{path}: is an annotation file; expected a list of results, each {_FORM}.")
+    raw = read_json(path, "a list of YouTube-VIS results", constants=True)     # a score of NaN is told with its result
+    refuse_annotations(raw, path)
     try:
         parse_results(raw)
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     return raw
+
+
+def refuse_annotations(raw: Any, path: Path | str) -> None:
+    """Raise DatasetError where what was read from `path` is an annotation file: the two are easily mixed up."""
+    if isinstance(raw, dict) and "videos" in raw:
+        raise DatasetError(f"{path}: is an annotation file; expected a list of results, each {_FORM}.")
 
 
 def parse_results(raw: Any) -> list[Result]:
@@ -75,15 +80,25 @@ def _result(raw: Any, index: int) -> Result:
             raise DatasetError(f"{where}: {key} is {_shown(raw, key)}; expected a whole number.")
     score = raw.get("score")
     if not isinstance(score, (int, float)) or isinstance(score, bool) or not _is_finite(score):
-        raise DatasetError(f"{where}: score is {_shown(raw, 'score')}; expected a number.")
+        raise DatasetError(f"{where}: score is {_shown(raw, 'score')}; expected a finite number.")
     segmentations = raw.get("segmentations")
     if not isinstance(segmentations, list):
         raise DatasetError(f"{where}: segmentations is {_shown(raw, 'segmentations')}; expected a list of masks.")
-    for frame, entry in enumerate(segmentations):
-        if entry and not _is_compressed(entry):
-            raise DatasetError(f"{where}, frame {frame}: {reprlib.repr(entry)} is no compressed RLE; "
-                               'expected {"size": [height, width], "counts": text} or null.')  # fmt: skip
+    if not _all_compressed(segmentations):
+        frame = next(frame for frame, entry in enumerate(segmentations) if entry and not _is_compressed(entry))
+        raise DatasetError(f"{where}, frame {frame}: {reprlib.repr(segmentations[frame])} is no compressed RLE; "
+                           'expected {"size": [height, width], "counts": text} or null. '
+                           "pycocotools.mask makes one: encode(mask), or frPyObjects(rle, height, width).")  # fmt: skip
     return Result(index, raw["video_id"], raw["category_id"], float(score), segmentations)
+
+
+def _all_compressed(segmentations: list) -> bool:
+    """`_is_compressed` of all that are not false, at a third of the time."""
+    try:
+        present = [(entry["size"], entry["counts"]) for entry in segmentations if entry]
+    except (KeyError, TypeError, IndexError):
+        return False
+    return {type(counts) for _, counts in present} <= {str, bytes}
 
 
 def _is_compressed(entry: Any) -> bool:

@@ -6,9 +6,7 @@ State:  none
 Limits: a frame has at most MAX_PIXELS pixels; counts must fill it exactly; an outline may be about as long as the frame
         has pixels. All this is checked before pycocotools sees a mask: its C code trusts what it is given, and
         counts that do not fit crash it or make it read and reserve memory without bound.
-Source: CrossVIS specification 1.2; the compressed form is COCO's: numbers of 5 bits a character, from character 48 on,
-        lowest first, bit 5 set where more follow, bit 4 of the last one the sign; from the fourth number on each is
-        the difference to the last but one.
+Source: CrossVIS specification 1.2; run lengths are read in youtube_vis_runs.py
 """
 
 from __future__ import annotations
@@ -22,12 +20,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from operators.errors import DatasetError
-
-MAX_PIXELS = 1 << 28
-"""Pixels of a frame, 16384 x 16384. Runs up to here fit pycocotools' 32 bits with room for their differences."""
-
-MAX_DIGITS = 6
-"""Characters of one number in compressed counts: 6 x 5 bits hold every difference of two runs within MAX_PIXELS."""
+from operators.youtube_vis_runs import MAX_PIXELS, compressed_extents, plain_extents
 
 Rle = dict[str, Any]
 Where = Callable[[int], str]
@@ -48,8 +41,17 @@ class MaskTrack:
         areas = np.zeros(len(masks), dtype=np.int64)
         present = [frame for frame, mask in enumerate(masks) if mask is not None]
         if present:
-            areas[present] = coco_mask.area([masks[frame] for frame in present])
+            areas[present] = mask_areas([masks[frame] for frame in present])
         return cls(tuple(masks), areas)
+
+
+def mask_areas(rles: Sequence[Rle]) -> np.ndarray:
+    """Pixels of checked compressed RLEs, (S,) int64; [] gives none.
+
+    pycocotools 2.0.11 fails on more than 255 masks at once (OverflowError), and long tracks have more.
+    """
+    parts = [coco_mask.area(list(rles[start : start + 255])) for start in range(0, len(rles), 255)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)
 
 
 def segmentation_to_rle(segmentation: Any, height: int, width: int, where: str = "the mask") -> Rle | None:
@@ -96,66 +98,33 @@ def check_compressed(rles: Sequence[Rle], where: Where) -> None:
         if not isinstance(rle, dict) or not isinstance(rle.get("counts"), str):
             raise DatasetError(f"{where(index)}: {_shown(rle)} is no compressed RLE.")
         size = rle.get("size")
-        if size != good or size is None:
-            if not (isinstance(size, list) and len(size) == 2 and all(type(s) is int and s >= 1 for s in size)):
-                raise DatasetError(f"{where(index)}: size is {_shown(size)}; expected [height, width] in pixels.")
-            if size[0] * size[1] > MAX_PIXELS:
-                raise DatasetError(f"{where(index)}: size {_shown(size)} is over the limit of {MAX_PIXELS} pixels.")
+        if size is None or size != good or {type(side) for side in size} != {int}:      # 4.0 equals 4, and True 1
+            check_rle_size(rle, where(index))
             good = size
     counts = [rle["counts"] for rle in rles]
-    pixels = [rle["size"][0] * rle["size"][1] for rle in rles]
-    if not rles or _fill(counts, pixels):
+    pixels = np.array([rle["size"][0] * rle["size"][1] for rle in rles], dtype=np.int64)
+    if compressed_extents(counts, pixels) is not None:
         return
-    index = next(i for i in range(len(rles)) if not _fill(counts[i : i + 1], pixels[i : i + 1]))
-    height, width = rles[index]["size"]
-    raise DatasetError(f"{where(index)}: counts {_shown(counts[index])} are no compressed RLE that fills "
-                       f"{height} x {width} pixels. Damaged, or cut short?")  # fmt: skip
+    index = next(i for i in range(len(rles)) if compressed_extents(counts[i : i + 1], pixels[i : i + 1]) is None)
+    raise DatasetError(f"{where(index)}: {damage(rles[index])}")
 
 
-def _fill(counts: list[str], pixels: list[int]) -> bool:
-    """Does each string consist of whole numbers, and those of runs >= 0 that sum up to its pixels?
-
-    E characters, R numbers, S strings.
-    """
-    text = "".join(counts)
-    lengths = np.array([len(string) for string in counts])                                 # (S,)
-    if not text.isascii() or not lengths.all():
-        return False
-    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8) - np.uint8(48)              # (E,); below 48 wraps round
-    is_end = codes < 32                                                                     # (E,)
-    if codes.max() > 63 or not is_end[np.cumsum(lengths) - 1].all():
-        return False
-    ends = np.flatnonzero(is_end)                                                           # (R,)
-    digits = np.diff(ends, prepend=-1)                                                      # (R,)
-    if digits.max() > MAX_DIGITS:
-        return False
-    top = codes[ends].astype(np.int32)                                                      # (R,)
-    values = (top - ((top & 16) << 1)) << (5 * (digits - 1)).astype(np.int32)               # (R,); bit 4 is the sign
-    for digit in range(1, digits.max()):                                                    # from the top down
-        more = np.flatnonzero(digits > digit)
-        values[more] += (codes[ends[more] - digit] & 31).astype(np.int32) << 5 * (digits[more] - 1 - digit)
-    numbers = np.add.reduceat(is_end, np.cumsum(lengths) - lengths, dtype=np.int64)         # (S,)
-    runs = _undo_differences(values, numbers)                                               # (R,)
-    sums = np.add.reduceat(runs, np.cumsum(numbers) - numbers)                              # (S,)
-    return bool(runs.min() >= 0 and (sums == pixels).all())
+def check_rle_size(rle: Rle, where: str) -> None:
+    """Raise DatasetError, opening with `where`, unless an RLE's size is [height, width] of a frame."""
+    size = rle.get("size")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side >= 1 for side in size)):
+        raise DatasetError(f"{where}: size is {_shown(size)}; expected [height, width] in pixels.")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DatasetError(f"{where}: size {_shown(size)} is over the limit of {MAX_PIXELS} pixels.")
 
 
-def _undo_differences(values: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Runs (R,) from what is written: from place 3 of a string on, the difference to the run two places before.
-
-    `numbers` (S,) of the values belong to each string.
-    """
-    # running sums over every other value, all strings joined; sums[j + 2] = values j + (j - 2) + (j - 4) + ...
-    sums = np.zeros(len(values) + len(values) % 2 + 2, dtype=np.int64)
-    sums[2 : len(values) + 2] = values
-    np.cumsum(sums.reshape(-1, 2), axis=0, out=sums.reshape(-1, 2))
-    first = np.cumsum(numbers) - numbers                                       # (S,), where each string begins
-    is_odd = (np.arange(len(values)) - np.repeat(first, numbers)) & 1          # (R,)
-    # a chain starts anew at place 1 and, as place 0 stands alone, at place 2
-    before = np.where(is_odd, np.repeat(sums[first + 1], numbers), np.repeat(sums[first + 2], numbers))
-    runs = sums[2 : len(values) + 2] - before
-    runs[first] = values[first]
-    return runs
+def damage(rle: Rle) -> str:
+    """What to say of an RLE, compressed or not, whose runs do not fill its size."""
+    height, width = rle["size"]
+    if isinstance(rle["counts"], list):
+        return f"the runs of its RLE do not fill its {height} x {width} pixels; damaged?"
+    return (f"counts {_shown(rle['counts'])} are no compressed RLE that fills {height} x {width} pixels. "
+            "Damaged, or cut short?")  # fmt: skip
 
 
 def _from_runs(counts: Any, height: int, width: int, where: str) -> Rle:
@@ -165,36 +134,48 @@ def _from_runs(counts: Any, height: int, width: int, where: str) -> Rle:
         runs = np.zeros((0, 0))
     if not isinstance(counts, list) or runs.ndim != 1 or runs.dtype.kind != "i":
         raise DatasetError(f"{where}: counts are {_shown(counts)}; expected a string or a list of whole numbers.")
-    pixels = height * width
-    # no run above the frame's pixels: a sum of such runs cannot wrap around
-    if runs.min() < 0 or runs.max() > pixels or runs.sum() != pixels:
-        raise DatasetError(f"{where}: the runs of its RLE do not fill its {height} x {width} pixels; damaged?")
-    return _with_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    rle = {"size": [height, width], "counts": counts}
+    if plain_extents([counts], np.array([height * width])) is None:
+        raise DatasetError(f"{where}: {damage(rle)}")
+    return _with_text(coco_mask.frPyObjects(rle, height, width))
 
 
 def _from_polygons(rings: list[Any], height: int, width: int, where: str) -> Rle:
     outline, kept = 0.0, []
+    size, limit = np.array([width, height]), height * width + 8 * (height + width) + 1000
     for ring in rings:
-        try:
-            points = np.asarray(ring)
-        except ValueError:
-            points = np.zeros((0, 0))
-        flat = isinstance(ring, list) and points.ndim == 1 and points.size % 2 == 0
-        if not flat or (ring and points.dtype.kind not in "if"):
-            raise DatasetError(f"{where}: a ring is {_shown(ring)}; expected a list x1, y1, x2, y2, ... of numbers.")
-        points = points.astype(np.float64).reshape(-1, 2)                         # (points, 2), x and y
-        inside = np.abs(points - [width / 2, height / 2]) <= [1.5 * width, 1.5 * height]
-        if not inside.all():                                                      # not a number is not inside either
+        points = _points(ring, where)                                             # (points, 2), x and y
+        if not len(points):
+            continue
+        low, high = points.min(axis=0), points.max(axis=0)
+        if not (low >= -size).all() or not (high <= 2 * size).all():              # not a number is not inside either
             raise DatasetError(f"{where}: a polygon leaves its {height} x {width} frame by more than a frame's size.")
         if len(points) >= 3:
-            outline += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+            longest = len(points) * float((high - low).max())       # most are far from the limit: a bound is enough
+            outline += longest if longest < limit / len(rings) else _outline(points)
             kept.append(ring)
     # COCO's rasteriser reserves some 50 bytes for every pixel of outline
-    if outline > height * width + 8 * (height + width) + 1000:
+    if outline > limit:
         raise DatasetError(f"{where}: a polygon's outline is longer than the frame has pixels; damaged?")
     if not kept:
         return _from_runs([height * width], height, width, where)
     return _with_text(coco_mask.merge(coco_mask.frPyObjects(kept, height, width)))
+
+
+def _points(ring: Any, where: str) -> np.ndarray:
+    try:
+        points = np.asarray(ring)
+    except ValueError:
+        points = np.zeros((0, 0))
+    flat = isinstance(ring, list) and points.ndim == 1 and points.size % 2 == 0
+    if not flat or (ring and points.dtype.kind not in "if"):
+        raise DatasetError(f"{where}: a ring is {_shown(ring)}; expected a list x1, y1, x2, y2, ... of numbers.")
+    return points.astype(np.float64).reshape(-1, 2)
+
+
+def _outline(points: np.ndarray) -> float:
+    """Pixels that the sides of a polygon (points, 2) pass."""
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def check_size(segmentation: dict, height: int, width: int, where: str) -> None:

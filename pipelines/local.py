@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 
+from operators.cpus import usable_cpus
 from operators.records import FrameTracks
 from operators.sources import Source
 from pipelines.batching import Schedule, Tick
@@ -26,16 +25,6 @@ def run_local(
     num_gpus = torch.cuda.device_count() if context.device != "cpu" else 0
     chain = _LocalChain(graph.placed(usable_cpus(), num_gpus), context)
     return drive(Schedule(sources, graph.batching), chain, graph.batching.in_flight, watch)
-
-
-def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPUs that this process may use: of those it may run on, no more than its container's share of time pays for."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text().split()  # "200000 100000": two CPUs; "max 100000": all
-        return max(1, min(cpus, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such file outside of Linux containers; "max" is no number
-        return cpus
 
 
 def num_threads(num_cpus: float) -> int:

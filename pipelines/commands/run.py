@@ -62,8 +62,8 @@ def execute(args: argparse.Namespace) -> int:
     from pipelines.show import Bar, print_summary
     from pipelines.stages import STAGES, association_of, choose_device
 
-    address = _address(args)
-    groups = _grouped(args.overrides)
+    address = cluster_address(args)
+    groups = grouped(args.overrides, ("network", "sinks"))
     spec = read_network(args.network, tuple(groups["network"]))
     graph = load_graph(args.graph, STAGES, groups["graph"])
     sinks = build(SinkConfig, apply_overrides({}, groups["sinks"], "--set"), "--set", "sinks")
@@ -79,7 +79,8 @@ def execute(args: argparse.Namespace) -> int:
     return summary.exit_code if sources else max(error.exit_code for error in errors)
 
 
-def _address(args: argparse.Namespace) -> str | None:
+def cluster_address(args: argparse.Namespace) -> str | None:
+    """Of the cluster to use, None for one of our own. Raises ConfigError for an address without the Ray executor."""
     if args.executor == "ray":
         return args.address or os.environ.get("RAY_ADDRESS")  # which `ray job submit` sets
     if args.address:
@@ -87,12 +88,12 @@ def _address(args: argparse.Namespace) -> str | None:
     return None
 
 
-def _grouped(overrides: Sequence[str]) -> dict[str, list[str]]:
-    """Overrides of the network and of the sinks without their prefix; all others are the graph's."""
-    groups: dict[str, list[str]] = {"network": [], "sinks": [], "graph": []}
+def grouped(overrides: Sequence[str], prefixes: Sequence[str]) -> dict[str, list[str]]:
+    """Overrides by their first word where that is one of `prefixes`, without it; all others are the graph's."""
+    groups: dict[str, list[str]] = {**{prefix: [] for prefix in prefixes}, "graph": []}
     for override in overrides:
         group, dot, rest = override.strip().partition(".")
-        if dot and group in ("network", "sinks"):
+        if dot and group in prefixes:
             groups[group].append(rest)
         else:
             groups["graph"].append(override)

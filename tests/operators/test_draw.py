@@ -120,6 +120,13 @@ def test_a_track_keeps_its_color_whatever_is_beside_it():
     assert np.array_equal(alone[50:90, 60:100], beside[50:90, 60:100])
 
 
+def test_labels_without_scores_are_shorter_and_all_else_is_as_it_was():
+    tracks = tracks_of(100, 400, (0, 0, 0.9, (100, 50, 140, 90)))
+    with_it, without = (draw_tracks(grey(100, 400), tracks, CATEGORIES, show_scores=s) for s in (True, False))
+    widths = [int((picture[:48] != 100).any(axis=(0, 2)).sum()) for picture in (with_it, without)]
+    assert widths[0] > widths[1] > 0 and np.array_equal(with_it[50:], without[50:])
+
+
 def test_thicker_lines_in_larger_frames():
     drawn = draw_tracks(grey(1080, 1920), tracks_of(1080, 1920, (0, 0, 0.9, (300, 300, 900, 900))), CATEGORIES)
     line = (drawn[600, 300:310] == track_color(0)).all(-1)

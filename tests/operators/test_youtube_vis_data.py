@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
+import os
+import threading
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from operators import youtube_vis_data
 from operators.errors import DatasetError
 from operators.youtube_vis_data import read_dataset
 
@@ -72,13 +76,80 @@ def test_videos_and_categories_by_id_annotations_as_in_the_file(write):
 
 def test_for_evaluation_less_is_asked_for(write):
     bare = {key: value for key, value in TRACK.items() if key not in ("bboxes", "iscrowd")}
-    video = {key: value for key, value in VIDEO.items() if key != "file_names"}
-    path = write(file_of(videos=[video], annotations=[bare, {**bare, "id": 6, "category_id": 1}]))
+    video = {key: value for key, value in VIDEO.items() if key not in ("file_names", "length")}
+    odd = {**bare, "id": 6, "segmentations": [None] * 9 + [{"size": [4, 2], "counts": [8]}], "areas": [8]}
+    others = [{**bare, "id": 6, "category_id": 1}, {**bare, "id": 7, "category_id": 1}, {**bare, "id": 7}]
+    path = write(file_of(videos=[video], categories=[{"id": 8}], annotations=[bare, odd, *others]))
     dataset = read_dataset(path, for_evaluation=True)
-    assert [annotation.id for annotation in dataset.annotations] == [5] and dataset.num_left_out == 1
-    assert dataset.annotations[0].bboxes == (None, None, None) and dataset.videos[0].name == "video 3"
+    assert [annotation.id for annotation in dataset.annotations] == [5, 6, 7]
+    assert (dataset.num_left_out, dataset.num_repeated, dataset.superseded) == (2, 2, {6})
+    assert dataset.annotations[0].bboxes == () and len(dataset.annotations[1].segmentations) == 10
+    assert (dataset.videos[0].name, dataset.videos[0].length) == ("video 3", 0)
+    assert dataset.categories[0].name == "category 8"
     with pytest.raises(DatasetError, match="file_names is missing"):
         read_dataset(path)
+
+
+LABELS = ["no_occlusion", None, "severe_occlusion"]
+
+
+@pytest.mark.parametrize("changes, expected", [
+    pytest.param({}, None, id="no labels"),
+    pytest.param({"occlusion": None}, None, id="null"),
+    pytest.param({"occlusion": []}, (), id="of no frame"),
+    pytest.param({"occlusion": LABELS}, tuple(LABELS), id="labels"),
+])
+def test_occlusion(write, changes, expected):
+    path = write(with_track(**changes))
+    assert read_dataset(path, for_evaluation=True).annotations[0].occlusion == expected
+    assert read_dataset(path).annotations[0].occlusion is None
+
+
+@pytest.mark.parametrize("labels, message", [
+    ("no_occlusion", "annotation 5: occlusion is text; expected a list"),
+    (["none"], "frame 0: occlusion is 'none'; expected no_occlusion, slight"),
+    ([None, ["no_occlusion"]], "frame 1: occlusion is"),
+])
+def test_faulty_occlusion(write, labels, message):
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(write(with_track(occlusion=labels)), for_evaluation=True)
+
+
+@pytest.mark.parametrize("text, message", [
+    ('{"videos": [], "videos": []}', "truth.json: an object has the key 'videos' more than once"),
+    ('{"a": NaN}', "truth.json: holds NaN, which is no number in JSON"),
+    ('{"a": -Infinity}', "holds -Infinity"),
+])
+def test_json_that_is_none_of_ours(tmp_path, text, message):
+    path = tmp_path / "truth.json"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(path)
+
+
+def test_files_over_the_limit_are_refused_and_pipes_are_cut_off(write, monkeypatch, tmp_path):
+    path = write(file_of())
+    monkeypatch.setattr(youtube_vis_data, "MAX_FILE_BYTES", 100)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=lambda: pipe.write_bytes(b"[" + b"0," * 50 + b"0]"))
+    feeder.start()
+    for source in (path, pipe):         # of a pipe the size is known only when it has been read
+        with pytest.raises(DatasetError, match="is over the limit of 0 MiB; expected a YouTube-VIS annotation file"):
+            read_dataset(source)
+    feeder.join()
+
+
+def test_reading_leaves_the_garbage_collector_as_it_was(write, tmp_path):
+    read_dataset(write(file_of()))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with pytest.raises(DatasetError):
+            read_dataset(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_image_root(write, tmp_path):
@@ -148,7 +219,7 @@ def test_infinite_numbers(write):
     path = write(with_track(areas=[1, 2, 3]))
     for number in ("1e999", "NaN", "-Infinity"):
         path.write_text(json.dumps(with_track(areas=[1, 2, 3])).replace("[1, 2, 3]", f"[1, 2, {number}]"))
-        with pytest.raises(DatasetError, match="truth.json: .*(frame 2: areas is inf|is not valid JSON)"):
+        with pytest.raises(DatasetError, match="truth.json: .*(frame 2: areas is inf|holds (NaN|-Infinity))"):
             read_dataset(path)
 
 
