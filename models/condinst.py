@@ -25,9 +25,6 @@ from models.losses import at_least_float32, centerness_loss, dice_loss, giou_los
 from models.resnet import ResNetConfig
 from models.targets import Assignment, FrameTargets, PairBatch, StillBatch, assign
 
-MAX_MASK_POSITIVES = 500
-"""Positives of one slot that the mask losses look at; more are sampled (specification 3.3)."""
-
 Average = Callable[[Tensor], Tensor]
 """The mean of a number over all workers."""
 
@@ -48,6 +45,12 @@ class CondInstConfig:
     coordinates: Literal["first", "last"] = "first"
     """Where the two coordinates stand among the inputs of the mask network: `first` as released, `last` as in the
     paper's equation 1. Only weights care."""
+    giou_added: float = 1.0
+    """Added above and below in the IoU of the box loss, in squared cells of the location's level: 1 as released, which
+    is kinder to small boxes; 0 the plain GIoU."""
+    max_mask_positives: int | None = 500
+    """Positives of a frame's batch that the mask loss looks at; of more, so many are drawn. null: all. Higher: every
+    location's filters learn, memory of a training step grows."""
     dice_epsilon: float = 1e-5
     """Added to the denominator of the mask loss; 0 is the paper's equation 8."""
     gradient_gate: float = 1.0
@@ -57,6 +60,10 @@ class CondInstConfig:
     def __post_init__(self) -> None:
         if min(self.num_classes, self.channels, self.mask_channels) < 1:
             raise ValueError("num_classes, channels and mask_channels must be at least 1")
+        if self.max_mask_positives is not None and self.max_mask_positives < 1:
+            raise ValueError(f"max_mask_positives is {self.max_mask_positives}, expected at least 1, or null for all")
+        if self.giou_added < 0:
+            raise ValueError(f"giou_added is {self.giou_added}, expected 0 or more")
         if not 0 <= self.gradient_gate <= 1 or not 0 <= self.dice_epsilon < 1:
             raise ValueError(f"gradient_gate {self.gradient_gate}, dice_epsilon {self.dice_epsilon}: expected 0 to 1")
 
@@ -78,6 +85,8 @@ class DenseOutputs:
     mask_features: Tensor
     """(B, 8, Hp/8, Wp/8)."""
     at: Locations
+    identity_logits: Tensor | None = None
+    """(B, P, N) of a network that says which of N identities is where (IAI), else None."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class SlotOutputs:
     targets: list[FrameTargets]
     found: Assignment
     kept: Tensor
-    """(n,) the positives the mask losses look at: all, or a random 500."""
+    """(n,) the positives the mask losses look at: all, or `max_mask_positives` at random (specification 3.3)."""
 
     def offsets(self) -> Tensor:
         """(B,) where the instances of each image begin when those of all images stand in one list."""
@@ -113,10 +122,14 @@ class CondInst(nn.Module):
         self.config = config
         self.backbone = make_backbone(config.backbone)
         extra = "p6p7" if config.fcos.num_levels == 5 else "none"
-        self.fpn = FPN(self.backbone.channels, config.channels, extra=extra)
+        self.fpn = FPN(self.pyramid_inputs(), config.channels, extra=extra)
         self.fcos = FCOSHead(config.channels, config.num_classes, config.fcos)
         self.controller = init_head_conv(nn.Conv2d(config.channels, NUM_FILTER_VALUES, 3, padding=1))
         self.mask_branch = MaskBranch(config.channels, config.mask_channels)
+
+    def pyramid_inputs(self) -> tuple[int, ...]:
+        """Channels of the maps that the pyramid is built of."""
+        return self.backbone.channels
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, Hp, Wp) -> P3..P7 (P3..P5 with three levels), finest first."""
@@ -184,10 +197,10 @@ class CondInst(nn.Module):
         """What was said of a slot's images beside what is true of them (specification 3.2)."""
         fcos = self.config.fcos
         found = assign(targets, dense.at, fcos.ranges, fcos.center_sampling)
-        count = len(found.image)
+        count, most = len(found.image), self.config.max_mask_positives
         kept = torch.arange(count, device=found.image.device)
-        if count > MAX_MASK_POSITIVES:
-            kept = torch.randperm(count, device=found.image.device)[:MAX_MASK_POSITIVES]
+        if most is not None and count > most:
+            kept = torch.randperm(count, device=found.image.device)[:most]
         return SlotOutputs(dense, targets, found, kept)
 
     def frame_losses(self, slot: SlotOutputs, average: Average = lambda x: x) -> dict[str, Tensor]:
@@ -199,9 +212,10 @@ class CondInst(nn.Module):
         centerness = found.centerness
         positives = average(torch.tensor(float(len(image)), device=image.device)).clamp(min=1)
         total_centerness = average(centerness.sum()).clamp(min=1e-6)
+        boxes = dense.distances[image, location], found.distances
         return {
             "class": sigmoid_focal_loss(dense.class_logits, one_hot) / positives,
-            "box": giou_loss(dense.distances[image, location], found.distances, centerness) / total_centerness,
+            "box": giou_loss(*boxes, centerness, self.config.giou_added) / total_centerness,
             "centerness": centerness_loss(dense.centerness[image, location], centerness) / positives,
             "mask": self._painting_loss(slot, slot.kept, slot, slot.kept),
         }

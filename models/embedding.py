@@ -38,7 +38,7 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, channels: int, dim: int, config: FCOSConfig) -> None:
         super().__init__()
-        self.tower = make_tower(channels, config.tower_convs, config.groups)
+        self.tower = make_tower(channels, config.tower_convs, config)
         self.project = init_head_conv(nn.Conv2d(channels, dim, 1))
         self.norm = nn.BatchNorm2d(dim)
 

@@ -30,12 +30,15 @@ class FCOSConfig:
     """3x3 convolutions in each tower. More: larger receptive field, and most of the network's cost."""
     groups: int = 32
     """Groups of the GroupNorm in the towers; divides the channels."""
+    tower_bias: bool = True
+    """Whether the towers' convolutions have a bias before their norm. Only weights care: IAI's have none."""
     size_bounds: tuple[int, ...] = (64, 128, 256, 512)
     """Largest max(l, t, r, b) in input pixels that P3, P4, .. answer for; one level more takes the rest. Four bounds
     make five levels, two make three (CrossVIS-Lite): faster, worse on large objects. Halve for small inputs."""
-    center_sampling: Literal["mask", "box"] = "mask"
-    """What positives lie around: the centroid of the `mask`, as released, which is on more of thin and bent objects; or
-    the centre of the `box`, as in FCOS. Training alone looks at it."""
+    center_sampling: Literal["mask", "moments", "box"] = "mask"
+    """What positives lie around: the centroid of the `mask`, which is on more of thin and bent objects, with the box's
+    centre where a mask is empty; its `moments` as they are, (0, 0) for an empty mask (IAI); or the centre of the `box`,
+    as in FCOS. Training alone looks at it."""
 
     def __post_init__(self) -> None:
         bounds = self.size_bounds
@@ -43,8 +46,8 @@ class FCOSConfig:
             raise ValueError(f"FCOS: size_bounds are {bounds}, expected four (levels P3 to P7) or two (P3 to P5)")
         if list(bounds) != sorted(set(bounds)) or bounds[0] <= 0:
             raise ValueError(f"FCOS: size_bounds are {bounds}, expected positive, rising numbers")
-        if self.center_sampling not in ("mask", "box"):
-            raise ValueError(f"FCOS: center_sampling is {self.center_sampling!r}, expected 'mask' or 'box'")
+        if self.center_sampling not in ("mask", "moments", "box"):
+            raise ValueError(f"FCOS: center_sampling is {self.center_sampling!r}, expected 'mask', 'moments' or 'box'")
 
     @property
     def num_levels(self) -> int:
@@ -90,16 +93,17 @@ class Locations:
 def init_head_conv(conv: nn.Conv2d, bias: float = 0.0) -> nn.Conv2d:
     """N(0, 0.01^2) weights, constant bias: how every convolution of the heads starts (specification 2.10)."""
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.constant_(conv.bias, bias)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
     return conv
 
 
-def make_tower(channels: int, convs: int, groups: int) -> nn.Sequential:
-    """`convs` x [3x3 convolution with bias, GroupNorm, ReLU], width kept."""
+def make_tower(channels: int, convs: int, config: FCOSConfig) -> nn.Sequential:
+    """`convs` x [3x3 convolution, GroupNorm, ReLU], width kept."""
     layers: list[nn.Module] = []
     for _ in range(convs):
-        layers.append(init_head_conv(nn.Conv2d(channels, channels, 3, padding=1)))
-        layers += [nn.GroupNorm(groups, channels), nn.ReLU()]
+        layers.append(init_head_conv(nn.Conv2d(channels, channels, 3, padding=1, bias=config.tower_bias)))
+        layers += [nn.GroupNorm(config.groups, channels), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -108,8 +112,8 @@ class FCOSHead(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, config: FCOSConfig) -> None:
         super().__init__()
-        self.class_tower = make_tower(channels, config.tower_convs, config.groups)
-        self.box_tower = make_tower(channels, config.tower_convs, config.groups)
+        self.class_tower = make_tower(channels, config.tower_convs, config)
+        self.box_tower = make_tower(channels, config.tower_convs, config)
         self.class_logits = init_head_conv(nn.Conv2d(channels, num_classes, 3, padding=1), PRIOR_BIAS)
         self.distances = init_head_conv(nn.Conv2d(channels, 4, 3, padding=1))
         self.centerness = init_head_conv(nn.Conv2d(channels, 1, 3, padding=1))

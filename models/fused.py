@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from models.condinst import CondInst, DenseOutputs
 from models.fused_layers import Form, can_prepack, lower
+from models.iai import IAI
 from models.on_demand import heads_on_demand
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,8 @@ def fuse(network: nn.Module, dtype: torch.dtype | None = None, compiled: bool = 
         return Fused(network, form, compiled, trunk_only=True).eval()
     if hasattr(network, "proxies"):
         network.proxies = None
-    on_demand = device.type == "cpu" and getattr(network, "calibration", None) is None
+    whole = getattr(network, "calibration", None) is not None or isinstance(network, IAI)
+    on_demand = device.type == "cpu" and not whole
     return (FusedOnDemand(network, form) if on_demand else Fused(network, form, compiled)).eval()
 
 

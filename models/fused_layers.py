@@ -22,12 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.association_block import HybridAssociation
 from models.condinst import CondInst
 from models.crossvis import CrossVIS
 from models.dla import BasicBlock, Root
 from models.dynamic_mask import MaskBranch
 from models.embedding import EmbeddingHead
 from models.fcos import FCOSHead
+from models.iai import IAI, IdentityHead
 from models.norms import BATCH_NORM_EPS, NORMS
 from models.resnet import Bottleneck, ConvNorm
 
@@ -239,6 +241,9 @@ _LOWERED: dict[type, Callable[[nn.Module, Form], nn.Module]] = {
     MaskBranch: _with_exact("output"),
     CondInst: _with_exact("controller"),
     CrossVIS: _with_exact("controller", "calibration"),
+    HybridAssociation: lambda m, form: m,       # float32: its rounding would come back with every frame
+    IdentityHead: _with_exact("logits"),
+    IAI: _with_exact("controller"),
 }
 
 

@@ -30,10 +30,13 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gam
     return (alpha_t * (1 - p_t) ** gamma * cross_entropy).sum()
 
 
-def giou_loss(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def giou_loss(
+    pred: Tensor, target: Tensor, weights: Tensor, added: float = 1.0, epsilon: float = 1e-7
+) -> Tensor:  # fmt: skip
     """Sum of weight * (1 - GIoU) over boxes, given as distances (l, t, r, b) from a point, in strides.  (N, 4) x2 -> ()
 
-    IoU = (I + 1) / (U + 1), as released: the 1 is in squared cells. Source: specification 3.3.
+    IoU = (I + added) / (U + added): 1 squared cell as CrossVIS, 0 as IAI (3.3 of either specification). `epsilon` is
+    the least area divided by.
     """
     pred = at_least_float32(pred)
     target = target.to(pred.dtype)
@@ -43,7 +46,8 @@ def giou_loss(pred: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     intersection = (small[:, 0] + small[:, 2]) * (small[:, 1] + small[:, 3])
     hull = (large[:, 0] + large[:, 2]) * (large[:, 1] + large[:, 3])
     union = area_pred + area_target - intersection
-    giou = (intersection + 1) / (union + 1) - (hull - union) / hull.clamp(min=1e-7)
+    iou = (intersection + added) / (union + added).clamp(min=epsilon)
+    giou = iou - (hull - union) / hull.clamp(min=epsilon)
     return (weights * (1 - giou)).sum()
 
 

@@ -32,6 +32,10 @@ class Detections:
     mask_frame: Literal["image", "box"] = "image"
     """`image`: one cell is 4 x 4 pixels of the padded input. `box`: the mask fills its instance's box, whatever its
     size (two-stage networks)."""
+    class_scores: Tensor | None = None
+    """(N, K) float32: the whole class vector, for networks whose tracks are ranked by it (IAI)."""
+    exclusive: bool = False
+    """Whether a pixel that two masks claim belongs to the earlier instance alone."""
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from models.fcos import Locations
 
-Center = Literal["mask", "box"]
-"""What the sampling window lies around: the mask's centroid, as released, or the box's centre, as in the papers."""
+Center = Literal["mask", "moments", "box"]
+"""What the sampling window lies around: the mask's centroid, as released, where an empty mask's is its box's centre
+(`mask`) or (0, 0) (`moments`); or the box's centre, as in the papers."""
 CENTER_RADIUS = 1.5
 """Half side of the sampling window around the centroid, in strides."""
 
@@ -96,6 +97,32 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
+class ClipBatch:
+    """B clips of T frames each, in order of time; slot t holds the t-th frame of every clip."""
+
+    images: tuple[Tensor, ...]
+    """T of (B, 3, Hp, Wp), all of one size."""
+    targets: tuple[list[FrameTargets], ...]
+    """T of B; `identities` count the instances of a clip from 0, by ascending annotation id."""
+    sizes: tuple[list[tuple[int, int]], ...] | None = None
+    """T of B: (h, w) of each frame, sides multiples of 32, before it was padded to the largest; None: not told."""
+
+    def __len__(self) -> int:
+        return len(self.targets[0])
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(zip(self.images, self.targets, strict=True))
+
+    def to(self, device: torch.device) -> ClipBatch:
+        return ClipBatch(
+            tuple(image.to(device) for image in self.images),
+            tuple([t.to(device) for t in slot] for slot in self.targets),
+            self.sizes,
+        )
+
+
+@dataclass(frozen=True)
 class Assignment:
     """The positives of a batch of B images, and the class of every location."""
 
@@ -133,8 +160,9 @@ def _assign_image(targets: FrameTargets, at: Locations, ranges: Tensor, center: 
     """Which instance each location answers for, -1 for none (P,); distances (P, G, 4) in pixels."""
     boxes, points = targets.boxes, at.points
     distances = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=2)
-    of_boxes = (boxes[:, :2] + boxes[:, 2:]) / 2
-    centers = mask_centroids(targets.masks, boxes) if center == "mask" else of_boxes              # (G, 2)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2                                                    # (G, 2)
+    if center != "box":
+        centers = mask_centroids(targets.masks, boxes if center == "mask" else torch.zeros_like(boxes))
     reach = CENTER_RADIUS * at.strides[:, None, None]                                             # (P, 1, 1)
     low = torch.maximum(centers[None] - reach, boxes[None, :, :2])                                # (P, G, 2)
     high = torch.minimum(centers[None] + reach, boxes[None, :, 2:])

@@ -73,14 +73,14 @@ def select(dense: DenseOutputs, image: int, cfg: DetectConfig) -> Selected:
     scores = classes[locations, labels] * dense.centerness[image, locations].float().sigmoid()       # (n,)
     above = scores > cfg.min_score
     locations, labels, scores = locations[above], labels[above], scores[above]
-    best = _best_per_level(scores, dense.at.levels[locations], cfg.max_per_level)
+    best = best_per_level(scores, dense.at.levels[locations], cfg.max_per_level)
     locations, labels, scores = locations[best], labels[best], scores[best].sqrt()
-    boxes = _boxes_at(dense, image, locations)
+    boxes = boxes_at(dense, image, locations)
     kept = class_aware_nms(boxes, scores, labels, cfg.max_iou, cfg.max_per_frame)
     return Selected(locations[kept], labels[kept], scores[kept], boxes[kept])
 
 
-def _best_per_level(scores: Tensor, levels: Tensor, most: int) -> Tensor:
+def best_per_level(scores: Tensor, levels: Tensor, most: int) -> Tensor:
     """Indices of the best `most` of every level, levels in order, best first within one."""
     order = torch.argsort(scores, descending=True, stable=True)
     order = order[torch.argsort(levels[order], stable=True)]                # by level, then by falling score
@@ -90,7 +90,8 @@ def _best_per_level(scores: Tensor, levels: Tensor, most: int) -> Tensor:
     return order[rank < most]
 
 
-def _boxes_at(dense: DenseOutputs, image: int, locations: Tensor) -> Tensor:
+def boxes_at(dense: DenseOutputs, image: int, locations: Tensor) -> Tensor:
+    """Boxes of the instances at `locations` (n,) of one image, in pixels of the network input, unclipped.  (n, 4)"""
     points, strides = dense.at.points[locations], dense.at.strides[locations]
     sides = dense.distances[image, locations].float() * strides[:, None]                        # (n, 4) l t r b
     return torch.cat([points - sides[:, :2], points + sides[:, 2:]], dim=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from operators.detect import DetectConfig, detect
 from operators.detect_regions import RegionDetectConfig, detect_regions
-from operators.network import Detect
+from operators.identities import IdentityDetectConfig, find_identities
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,17 @@ class DetectorKind:
 
     settings: type
     function: Any
+    remembers: bool = False
+    """Its network has a memory, so it is read by the stage `identify` (its `Find`), not by `heads` (its `Detect`)."""
 
-    def of(self, settings: Any) -> Detect:
+    def of(self, settings: Any) -> Any:
         return functools.partial(self.function, cfg=settings)
 
 
 DETECTORS = {
     "condinst": DetectorKind(DetectConfig, detect),
     "crossvis": DetectorKind(DetectConfig, detect),
+    "iai_condinst": DetectorKind(IdentityDetectConfig, find_identities, remembers=True),
     "masktrack_rcnn": DetectorKind(RegionDetectConfig, detect_regions),
 }
 """name in models.NETWORKS -> its detector."""

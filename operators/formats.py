@@ -5,17 +5,16 @@ Out:    tracks.jsonl lines, YouTube-VIS result entries, label maps in the colour
 State:  VideoTracks alone: every mask of the video as RLE until its results are asked for, because a YouTube-VIS entry
         holds a whole track. It grows with the length of the video (some 0.3 kB a mask): not for endless streams
 Limits: sizes and line lengths of files that are read are bounded; indices of a label map are 1..254
-Source: the layouts of YouTube-VIS results (score: mean over the track's records) and of DAVIS 2017 annotations
+Source: the layouts of YouTube-VIS results (score: mean over the track's records; `ranked`: IAI specification 4, "Video
+        result") and of DAVIS 2017 annotations
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from pycocotools import mask as coco
 
 from operators.errors import DatasetError
 from operators.records import FrameFault, FrameInfo, FrameTracks
+from operators.replacing import replacing
 from operators.youtube_vis_results import read_results
 from operators.youtube_vis_rle import check_compressed
 
@@ -34,7 +34,9 @@ MAX_SIDE = 16384
 MAX_INDEX = 254
 """Largest object of a DAVIS label map: 0 is background, 255 void."""
 
-CategoryRule = Literal["first", "majority"]
+CategoryRule = Literal["first", "majority", "ranked"]
+"""Class of a whole track: of its first record, of most of them, or every class for itself, as `VideoTracks.results`
+says."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class _Track:
     labels: list[int] = field(default_factory=list)
     score_sum: float = 0.0
     masks: dict[int, dict] = field(default_factory=dict)
+    class_sum: np.ndarray | float = 0.0
+    """(K,) float64: its class vectors, added up; 0.0 for tracks without."""
 
 
 class VideoTracks:
@@ -123,6 +127,7 @@ class VideoTracks:
         self.num_frames = 0
         """Frames up to the last one seen, those without a result included."""
         self._tracks: dict[int, _Track] = {}
+        self._unshown: np.ndarray | float = 0.0
 
     def __len__(self) -> int:
         return len(self._tracks)
@@ -130,12 +135,17 @@ class VideoTracks:
     def add(self, tracks: FrameTracks) -> None:
         """Take in the next frame. Track ids are unique within it."""
         self.skip(tracks.info)
-        for track_id, label, score, mask in zip(
-            tracks.track_ids.tolist(), tracks.labels.tolist(), tracks.scores.tolist(), tracks.masks, strict=True
-        ):
+        if tracks.unshown_scores is not None:
+            self._unshown = self._unshown + tracks.unshown_scores.astype(np.float64)
+        vectors = [0.0] * len(tracks) if tracks.class_scores is None else tracks.class_scores.astype(np.float64)
+        for track_id, label, score, mask, vector in zip(
+            tracks.track_ids.tolist(), tracks.labels.tolist(), tracks.scores.tolist(), tracks.masks, vectors,
+            strict=True,
+        ):  # fmt: skip
             track = self._tracks.setdefault(track_id, _Track())
             track.labels.append(label)
             track.score_sum += score
+            track.class_sum = track.class_sum + vector
             track.masks[tracks.info.index] = mask
 
     def skip(self, info: FrameInfo) -> None:
@@ -143,7 +153,8 @@ class VideoTracks:
         self.num_frames = max(self.num_frames, info.index + 1)
 
     def results(
-        self, video_id: int, categories: Categories, num_frames: int | None = None, category: CategoryRule = "first"
+        self, video_id: int, categories: Categories, num_frames: int | None = None, category: CategoryRule = "first",
+        most: int = 10, above: float = 0.05,
     ) -> list[dict[str, Any]]:
         """One entry a track, in the order in which they were first seen; no track gives [].
 
@@ -151,8 +162,17 @@ class VideoTracks:
         category_id     that of the first record, or of most of them ("majority"; the lowest id where votes are equal)
         segmentations   `num_frames` items (default: up to the last frame seen): the frame's RLE, which may be all zero,
                         or None where the track has no record
+
+        "ranked" (for tracks with class vectors) makes entries of pairs of track and class instead, the best first:
+
+        score           class vectors summed, over all frames of the video; the `most` best, if `above`
+        segmentations   None before the track's first record, an RLE without pixels where it has none later
+
+        Unshown instances count together as one more track: pairs with it take places, and are None throughout.
         """
         length = self.num_frames if num_frames is None else max(num_frames, self.num_frames)
+        if category == "ranked":
+            return self._ranked(video_id, categories, length, most, above)
         return [
             {
                 "video_id": video_id,
@@ -161,6 +181,26 @@ class VideoTracks:
                 "segmentations": [track.masks.get(index) for index in range(length)],
             }
             for track in self._tracks.values()
+        ]
+
+    def _ranked(
+        self, video_id: int, categories: Categories, length: int, most: int, above: float
+    ) -> list[dict[str, Any]]:
+        if any(isinstance(track.class_sum, float) for track in self._tracks.values()):
+            raise ValueError("tracks without class vectors cannot be ranked by class; ask for 'first' or 'majority'")
+        tracks = [*self._tracks.values(), _Track(class_sum=self._unshown)]
+        sums = [np.broadcast_to(track.class_sum, len(categories)) for track in tracks]
+        scores = np.stack(sums).ravel() / max(length, 1)                                    # track by track
+        best = np.argsort(-scores, kind="stable")[:most]
+        pairs = [divmod(int(pair), len(categories)) for pair in best if scores[pair] > above]
+        return [
+            {
+                "video_id": video_id,
+                "category_id": categories.ids[label],
+                "score": float(scores[track * len(categories) + label]),
+                "segmentations": _since_first(tracks[track].masks, length),
+            }
+            for track, label in pairs
         ]
 
 
@@ -235,17 +275,14 @@ def cropped_mask(rle: dict[str, Any]) -> tuple[slice, slice, np.ndarray]:
     return rows, columns, np.ascontiguousarray(coco.decode(rle)[rows, columns]).view(bool)
 
 
-@contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` at the end; after an error `path` is as it was."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:  # Ctrl-C too: nothing half-written stays behind
-        part.unlink(missing_ok=True)
-        raise
+def _since_first(masks: dict[int, dict], length: int) -> list[dict | None]:
+    """A mask a frame: None before the first, one without pixels where there is none later; no masks give all None."""
+    if not masks:
+        return [None] * length
+    first, size = min(masks), next(iter(masks.values()))["size"]
+    encoded = coco.encode(np.zeros(size, np.uint8, order="F"))
+    empty = {"size": size, "counts": encoded["counts"].decode("ascii")}
+    return [None] * first + [masks.get(index, empty) for index in range(first, length)]
 
 
 def _frame_fields(info: FrameInfo) -> dict[str, Any]:

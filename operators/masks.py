@@ -1,17 +1,21 @@
 """Step 8, first half: low-resolution mask logits to masks of the original frame, as run lengths.
 
 In:     FrameDetections  with track ids; mask_logits on the device, (N, Hp/4, Wp/4) over the padded input or, of
-                         two-stage networks, (N, Hm, Wm) over each instance's box
-Out:    FrameTracks      numpy arrays and COCO compressed RLE: a few kB, off the device
+                         two-stage networks, (N, Hm, Wm) over each instance's box; where they are `exclusive`, a pixel
+                         is that of the first instance that claims it
+Out:    FrameTracks      numpy arrays and COCO compressed RLE: a few kB, off the device; instances whose track id is
+                         UNSHOWN are left out once they have claimed their pixels
 State:  none
 Source: CrossVIS specification 4.1 step 5: sigmoid at stride 4, aligned x4, cut to the resized frame, ordinary bilinear
         to the original size, above 0.5. A mask without a pixel is kept, as an RLE of zeros. For boxes He et al., Mask
         R-CNN, ICCV 2017, 3.1: the mask resized to its box, above 0.5; the specification (5.2) has no more to say.
+        Exclusive masks: IAI specification 4 step 8, at the original size.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +25,7 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from operators.records import FrameDetections, FrameTracks
+from operators.records import UNSHOWN, FrameDetections, FrameTracks
 
 MASK_STRIDE = 4
 
@@ -72,41 +76,65 @@ def _lerp(positions: Tensor, cells: int) -> Tensor:
     return matrix
 
 
-def encode_masks(mask_logits: Tensor, size: tuple[int, int], height: int, width: int) -> tuple[dict, ...]:
+class _Canvas:
+    """Which pixels of a frame have an owner, where masks exclude each other; else nothing."""
+
+    def __init__(self, height: int, width: int, exclusive: bool) -> None:
+        self._taken = np.zeros((width, height), bool) if exclusive else None
+
+    def claim(self, window: np.ndarray, left: int, top: int) -> np.ndarray:
+        """Of a mask's window (w, h) bool at (left, top) what no mask before it has."""
+        if self._taken is None:
+            return window
+        taken = self._taken[left : left + window.shape[0], top : top + window.shape[1]]
+        own = window & ~taken
+        taken |= window
+        return own
+
+
+def encode_masks(
+    mask_logits: Tensor, size: tuple[int, int], height: int, width: int, exclusive: bool = False
+) -> tuple[dict, ...]:
     """(N, Hp/4, Wp/4) logits -> N COCO compressed RLEs of height x width, `counts` as text. No instance: ().
+
+    `exclusive`: a pixel that several masks claim is the first one's.
 
     The frame fills `size` (h, w) of the padded input. A pixel is a mean of cells, so it is above 0.5 only near cells
     that are: each mask is painted in the window of those alone, and its cost is that of the object, not of the frame.
-    A loop, because windows differ in size: some 0.2 ms an instance of middling size. Windows of like size painted in one
-    product took 0.6 (a hundred small ones) to 2.8 times (large ones) as long, gathers over all pixels 11 times.
+    A loop, because windows differ in size: some 0.2 ms an instance of middling size. Windows of like size painted in
+    one product took 0.6 (a hundred small ones) to 2.8 times (large ones) as long, gathers over all pixels 11 times.
     """
     probability = mask_logits.float().sigmoid().cpu()
     rows = Axis.of(probability.shape[1], size[0], height)
     columns = Axis.of(probability.shape[2], size[1], width)
     inside = probability.numpy() > 0.5                                                   # (N, Hp/4, Wp/4)
     down_spans, across_spans = _spans(inside.any(2)), _spans(inside.any(1))
-    runs = []
+    runs, canvas = [], _Canvas(height, width, exclusive)
     for mask, (top, bottom), (left, right) in zip(probability, down_spans, across_spans, strict=True):
         y, x = rows.pixels(top, bottom), columns.pixels(left, right)
         down, across = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
         part = columns.weights[x, across] @ mask[down, across].T @ rows.weights[y, down].T
-        runs.append(window_runs((part > 0.5).numpy(), x.start, y.start, height, width))
+        own = canvas.claim((part > 0.5).numpy(), x.start, y.start)
+        runs.append(window_runs(own, x.start, y.start, height, width))
     return _compress(runs, height, width)
 
 
-def encode_box_masks(mask_logits: Tensor, boxes: Tensor, height: int, width: int) -> tuple[dict, ...]:
+def encode_box_masks(
+    mask_logits: Tensor, boxes: Tensor, height: int, width: int, exclusive: bool = False
+) -> tuple[dict, ...]:
     """(N, Hm, Wm) logits that fill boxes (N, 4), in pixels of a frame of height x width -> N RLEs. No instance: ().
 
     A pixel is the mask's if its centre lies in the box and the probability there, bilinear between the centres of the
     mask's cells, is above 0.5. Boxes may be of any size and reach out of the frame: only what lies in it is painted.
+    `exclusive`: a pixel that several masks claim is the first one's.
     """
     probability = mask_logits.float().sigmoid().cpu()
-    runs = []
+    runs, canvas = [], _Canvas(height, width, exclusive)
     for mask, (x1, y1, x2, y2) in zip(probability, boxes.double().tolist(), strict=True):
         top, rows = _box_axis(y1, y2, mask.shape[0], height)
         left, columns = _box_axis(x1, x2, mask.shape[1], width)
         part = columns @ mask.T @ rows.T                                                 # (w, h) of the box
-        runs.append(window_runs((part > 0.5).numpy(), left, top, height, width))
+        runs.append(window_runs(canvas.claim((part > 0.5).numpy(), left, top), left, top, height, width))
     return _compress(runs, height, width)
 
 
@@ -166,18 +194,22 @@ class EncodeMasks:
         info, found = record.info, record.detections
         if found.track_ids is None:
             raise ValueError(f"{info}: the detections have no track ids; 'associate' must come before 'encode_masks'")
+        shown = (found.track_ids != UNSHOWN).cpu().numpy()
+        classes = None if found.class_scores is None else found.class_scores.cpu().numpy()
         return FrameTracks(
             info,
-            track_ids=found.track_ids.cpu().numpy(),
-            labels=found.labels.cpu().numpy(),
-            scores=found.scores.cpu().numpy(),
-            boxes=found.boxes.cpu().numpy(),
-            masks=_masks(record),
+            track_ids=found.track_ids.cpu().numpy()[shown],
+            labels=found.labels.cpu().numpy()[shown],
+            scores=found.scores.cpu().numpy()[shown],
+            boxes=found.boxes.cpu().numpy()[shown],
+            masks=tuple(itertools.compress(_masks(record), shown)),
+            class_scores=None if classes is None else classes[shown],
+            unshown_scores=None if classes is None or shown.all() else classes[~shown][-1],
         )
 
 
 def _masks(record: FrameDetections) -> tuple[dict, ...]:
     info, found = record.info, record.detections
     if found.mask_frame == "box":
-        return encode_box_masks(found.mask_logits, found.boxes, info.height, info.width)
-    return encode_masks(found.mask_logits, record.size, info.height, info.width)
+        return encode_box_masks(found.mask_logits, found.boxes, info.height, info.width, found.exclusive)
+    return encode_masks(found.mask_logits, record.size, info.height, info.width, found.exclusive)

@@ -22,6 +22,11 @@ from torch import Tensor
 from models.outputs import Detections
 from operators.sources import Source
 
+UNSHOWN = -1
+"""Track id of an instance that has no track to be shown under, IAI's sink: it keeps its pixels from later instances,
+and takes part in the ranking of a video's tracks, but is not given out. Of several in a frame the last one's scores
+count."""
+
 
 @dataclass(frozen=True)
 class FrameInfo:
@@ -108,6 +113,10 @@ class FrameTracks:
     """(N, 4) float32, xyxy in pixels of the original frame."""
     masks: tuple[dict, ...]
     """N COCO compressed RLEs of the original size: {"size": [H, W], "counts": str}."""
+    class_scores: np.ndarray | None = None
+    """(N, K) float32: whole class vectors, where a video's tracks are ranked by them; else None."""
+    unshown_scores: np.ndarray | None = None
+    """(K,) float32: the class vector of an UNSHOWN instance of the frame; None where there is none."""
 
     def __len__(self) -> int:
         return len(self.track_ids)

@@ -32,7 +32,7 @@ from operators.formats import (
     track_line,
     write_results,
 )
-from operators.matching import Rule
+from operators.matching import Association
 from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
 from operators.sources import Source
 from operators.video_writer import VideoWriter
@@ -55,8 +55,10 @@ FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
 """The frames of a source, decoded anew: large as they are, they do not travel through the graph."""
 
 
-CATEGORY_RULES: dict[Rule, CategoryRule] = {"cosine_iou": "first", "masktrack": "majority"}
-"""Class of a whole track, for each association: CrossVIS specification 4.4."""
+CATEGORY_RULES: dict[Association, CategoryRule] = {
+    "cosine_iou": "first", "masktrack": "majority", "identities": "ranked",
+}  # fmt: skip
+"""Class of a whole track, for each association: CrossVIS specification 4.4, IAI specification 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +68,25 @@ class SinkConfig:
     weak but true detections are absent too. `jsonl` and `ytvis` always hold all."""
     alpha: float = 0.45
     """How far masks cover the picture in `video`, 0..1. Higher: masks are seen better, the objects under them less."""
-    category: CategoryRule | Literal["network"] = "network"
+    category: Literal["first", "majority", "network"] = "network"
     """Class of a whole track in `ytvis`: that of its first record, or of most of them (`majority`; the lowest id where
     votes are equal), or what goes with the association in use: see CATEGORY_RULES. `majority` outvotes a first glance
-    that was wrong; with `cosine_iou` both are the same, because there a track has one class."""
+    that was wrong; with `cosine_iou` both are the same, because there a track has one class. Of IAI's `identities`
+    `network` ranks all pairs of track and class, and either of the others gives one entry a track."""
+    max_per_video: int = 10
+    """Entries that a video may have where pairs are ranked. Higher: more weak ones. As released: as many as instances a
+    frame, 10, and 50 for OVIS."""
+    min_video_score: float = 0.05
+    """Entries of this score and below are left out where pairs are ranked, 0..1. Higher: fewer weak ones."""
 
     def __post_init__(self) -> None:
-        for name in ("min_score", "alpha"):
+        for name in ("min_score", "alpha", "min_video_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1.")
+        if self.max_per_video < 1:
+            raise ValueError(f"max_per_video is {self.max_per_video}, expected at least 1.")
 
-    def category_rule(self, association: Rule | None = None) -> CategoryRule:
+    def category_rule(self, association: Association | None = None) -> CategoryRule:
         """The rule in use for tracks of this association; None for tracks of some other origin."""
         if self.category != "network":
             return self.category
@@ -111,7 +121,7 @@ def open_sinks(
     frames: Callable[[Source], FrameStream],
     config: SinkConfig | None = None,
     number: int = 1,
-    association: Rule | None = None,
+    association: Association | None = None,
 ) -> list[Sink]:
     """A sink for each of `kinds`, in `directory`/<source name>/, which is made; no kinds give [].
 
@@ -132,7 +142,7 @@ def open_sinks(
     category = config.category_rule(association)
     make: dict[str, Callable[[Path], Sink]] = {
         "jsonl": lambda path: JsonlSink(path, categories),
-        "ytvis": lambda path: ResultsSink(path, categories, video_id, category=category),
+        "ytvis": lambda path: ResultsSink(path, categories, video_id, category=category, config=config),
         "video": lambda path: OverlaySink(path, frames(source), categories, fps=source.fps, config=config),
         "masks": lambda path: MasksSink(path, min_score=config.min_score),
     }
@@ -184,9 +194,13 @@ class JsonlSink:
 class ResultsSink:
     """results.json: the whole video's tracks, written at the end; of a cut run, those of the frames so far."""
 
-    def __init__(self, path: Path, categories: Categories, video_id: int, *, category: CategoryRule = "first") -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, categories: Categories, video_id: int, *, category: CategoryRule = "first",
+        config: SinkConfig | None = None,
+    ) -> None:
+        self.path, config = path, config or SinkConfig()
         self._categories, self._video_id, self._category = categories, video_id, category
+        self._limits = config.max_per_video, config.min_video_score
         self._tracks = VideoTracks()
         self._closed = False
         path.unlink(missing_ok=True)  # killed half-way, this run shall not leave the results of the one before
@@ -203,7 +217,9 @@ class ResultsSink:
         self._closed = True
         num_frames = None if end is None else end.num_frames
         with _writing(self.path, None):
-            write_results(self.path, self._tracks.results(self._video_id, self._categories, num_frames, self._category))
+            categories, category = self._categories, self._category
+            entries = self._tracks.results(self._video_id, categories, num_frames, category, *self._limits)
+            write_results(self.path, entries)
 
     def summary(self) -> str:
         return f"{_counted(len(self._tracks), 'track')} over {_counted(self._tracks.num_frames, 'frame')}"

@@ -94,22 +94,27 @@ def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None
     network.load_state_dict(given)
 
 
-FRESH = ("embedding.", "proxies.", "calibration.", "track_head.")
+FRESH = ("embedding.", "proxies.", "calibration.", "track_head.", "association.", "identity_head.")
 """Parts that training may begin without: what stills do not teach, and the proxies, which mean one dataset's
 identities."""
-OF_CLASSES = ("fcos.class_logits.", "box_head.class_logits.", "box_head.deltas.", "mask_head.logits.")
-"""Parts that may be there in another shape: of another number of classes."""
+RESHAPED = (
+    "fcos.class_logits.", "box_head.class_logits.", "box_head.deltas.", "mask_head.logits.",
+    "identity_head.logits.", "association.bank.conv.weight", "fpn.lateral.",
+)  # fmt: skip
+"""Parts that may be there in another shape: of another number of classes, or of identities; and where a pyramid takes
+up a map of another width (IAI without its classification projector)."""
 
 
 def start_from(network: nn.Module, state: dict[str, Tensor], source: str) -> list[str]:
-    """Begin training with `state`; returns the names that stay fresh (CrossVIS specification 6.3, rule 3).
+    """Begin training with `state`; returns the names that stay fresh (CrossVIS specification 6.3, rule 3; IAI 3.4).
 
-    Fresh are the proxies always, the other parts of FRESH where `state` has none, those OF_CLASSES of another shape.
-    What `state` has beyond the network is left out. Raises CheckpointError when anything else is missing or does not fit.
+    Fresh are the proxies always, the other parts of FRESH where `state` has none, those of RESHAPED in another shape.
+    What `state` has beyond the network is left out. Raises CheckpointError when anything else is missing or does not
+    fit.
     """
     own = network.state_dict()
     given = {n: t for n, t in state.items() if n in own and not n.startswith("proxies.")}
-    other = [n for n in given if n.startswith(OF_CLASSES) and given[n].shape != own[n].shape]
+    other = [n for n in given if n.startswith(RESHAPED) and given[n].shape != own[n].shape]
     given = {n: t for n, t in given.items() if n not in other}
     fresh = [n for n in own if n not in given]
     faults = [f"{n} is missing" for n in fresh if not n.startswith(FRESH) and n not in other]

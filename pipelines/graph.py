@@ -56,6 +56,9 @@ class StageKind:
     """It is a StreamStage: it remembers, so all frames of one stream must reach the same replica."""
     on_device: bool = False
     """It uses the GPU where there is one."""
+    mixes: bool = False
+    """Of a stage that remembers: one call may hold frames of several streams, and a call that raises leaves the memory
+    of all of them as it was, so that it can be made again stream by stream."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ Limits: memory is that of the open streams
 
 Plain Python: the in-process executor calls it, the Ray executor makes an actor of it. A failure ends one stream, never
 its neighbours in the batch: a stage without memory is tried again frame by frame, one with memory is called stream by
-stream, because half of a batch cannot be taken back out of a memory.
+stream, because half of a batch cannot be taken back out of a memory; but for those whose failed calls leave no trace
+(`mixes`), which are tried again stream by stream.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 
 from operators.errors import StageError
 from operators.records import FrameFault, Pull, StreamEnd
-from pipelines.graph import RunContext, StageSpec
+from pipelines.graph import RunContext, StageKind, StageSpec
 from pipelines.stage import StreamStage
 
 
@@ -151,7 +152,7 @@ class StageGroup:
         for number in range(first, len(self._stages)):
             records = [record for record in records if self._wanted(record, number)]
             if records:
-                call = self._by_stream if self._specs[number].kind.stateful else self._mixed
+                call = self._call_of(self._specs[number].kind)
                 start = time.perf_counter()
                 given = call(number, records, tally)
                 tally.seconds[self._specs[number].name] += time.perf_counter() - start
@@ -175,6 +176,17 @@ class StageGroup:
                 records.append(record)
         tally.frames[self._specs[number].name] += len(records)
         return records
+
+    def _call_of(self, kind: StageKind) -> Callable[[int, list[Any], _Tally], list[Any]]:
+        if kind.mixes:
+            return self._all_streams
+        return self._by_stream if kind.stateful else self._mixed
+
+    def _all_streams(self, number: int, records: list[Any], tally: _Tally) -> list[Any]:
+        try:
+            return self._stages[number](records)
+        except Exception:                                   # nothing is remembered of it: find the stream that failed
+            return self._by_stream(number, records, tally)
 
     def _by_stream(self, number: int, records: list[Any], tally: _Tally) -> list[Any]:
         given = []

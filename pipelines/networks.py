@@ -1,7 +1,7 @@
 """A file of configs/networks -> a network with its weights, ready on its device.
 
 In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model`, `detect`,
-        `inference`, and `association`, the rule that its embeddings are trained for
+        `inference`, and `association`, the rule that its embeddings are trained for, or `identities`
 Out:    `NetworkSpec`, checked before any work; `load_network`, once per process and device
 """
 
@@ -21,7 +21,7 @@ from models.fused import InferenceConfig, inference_form
 from models.precision import exact_float32
 from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
-from operators.matching import Rule
+from operators.matching import Association
 from operators.weights import Checkpoint, load_into, read_weights
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 
@@ -32,7 +32,7 @@ class _NetworkFile:
     weights: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     detect: dict[str, Any] = field(default_factory=dict)
-    association: Rule = "cosine_iou"
+    association: Association = "cosine_iou"
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
 
@@ -48,7 +48,7 @@ class NetworkSpec:
     weights: Path | None
     where: str
     """The file, for messages."""
-    association: Rule = "cosine_iou"
+    association: Association = "cosine_iou"
     """How its detections find their tracks where `associate.rule` is `network`: the rule it was trained for."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
@@ -146,4 +146,5 @@ def _differences(saved: Any, wanted: Any, key: str = "model") -> Any:
 
 _TRAINING_ONLY = {"gradient_gate", "frozen_stages", "center_sampling", "dice_epsilon", "crossover",
                   "crossover_reduction", "crossover_place", "identity",
-                  "sampling", "max_per_level", "max_iou", "max_proposals"}
+                  "sampling", "max_per_level", "max_iou", "max_proposals", "giou_added", "max_mask_positives",
+                  "id_loss", "fix_pad", "drop_path", "interval", "pad_memory"}

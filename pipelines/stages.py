@@ -1,7 +1,7 @@
 """The stages that a graph may name: what each takes and gives, whether it remembers, and how it is built.
 
-A new stage is a class in `operators/` and an entry here. A network that remembers (TLTM, IAI) gets an entry of its own
-with `stateful=True`, and stands where `heads` stands; nothing else changes.
+A new stage is a class in `operators/` and an entry here. A network that remembers (IAI: `identify`; TLTM) gets an entry
+of its own with `stateful=True`, and stands where `heads` stands; nothing else changes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from operators.association import Associate
 from operators.decode import Decode, DecodeConfig
 from operators.detectors import DETECTORS
 from operators.errors import ConfigError
+from operators.identify import Identify
+from operators.identity_memory import IdentifyConfig
 from operators.masks import EncodeMasks
-from operators.matching import AssociateConfig, Rule
+from operators.matching import AssociateConfig, Association, Rule
 from operators.neighbours import Neighbours, NeighboursConfig
 from operators.network import Backbone, BatchConfig, Heads, Network
 from operators.preprocess import Preprocess
@@ -72,9 +74,27 @@ def _neighbours(settings: NeighboursConfig, context: RunContext) -> Neighbours:
 
 
 def _heads(settings: BatchConfig, context: RunContext) -> Heads:
-    network, device = _network(context)
     spec = _spec(context)
-    return Heads(network, settings, DETECTORS[spec.name].of(spec.detect), device)
+    detector = DETECTORS[spec.name]
+    if detector.remembers:
+        raise ConfigError(
+            f"{spec.where}: '{spec.name}' remembers past frames before its heads, so the graph needs the stage "
+            f"'identify' instead of 'heads' and 'associate'. Take --graph configs/graphs/offline_iai.yaml."
+        )
+    network, device = _network(context)
+    return Heads(network, settings, detector.of(spec.detect), device)
+
+
+def _identify(settings: IdentifyConfig, context: RunContext) -> Identify:
+    spec = _spec(context)
+    detector = DETECTORS[spec.name]
+    if not detector.remembers:
+        raise ConfigError(
+            f"{spec.where}: the graph has an 'identify' stage, but '{spec.name}' remembers nothing. Take a graph with "
+            f"'heads' and 'associate', as configs/graphs/offline.yaml, or name a network such as iai_condinst."
+        )
+    network, device = _network(context)
+    return Identify(network, settings, detector.of(spec.detect), device, spec.detect.min_visible)
 
 
 def _associate(settings: AssociateConfig, context: RunContext) -> Associate:
@@ -85,14 +105,24 @@ def _encode_masks(settings: NoSettings, context: RunContext) -> EncodeMasks:
     return EncodeMasks()
 
 
-def association_of(graph: Graph, network: NetworkSpec | None) -> Rule | None:
+def association_of(graph: Graph, network: NetworkSpec | None) -> Association | None:
     """The rule by which a graph gives track ids with this network; None for a graph that has no such stage."""
-    settings = [stage.settings for stage in graph.stages if isinstance(stage.settings, AssociateConfig)]
-    return settings[-1].rule_for(_rule_of(network)) if settings else None
+    settings = [stage.settings for stage in graph.stages]
+    rules = [one.rule_for(_rule_of(network)) for one in settings if isinstance(one, AssociateConfig)]
+    if rules:
+        return rules[-1]
+    return "identities" if any(isinstance(one, IdentifyConfig) for one in settings) else None
 
 
 def _rule_of(network: NetworkSpec | None) -> Rule:
-    return "cosine_iou" if network is None else network.association
+    if network is None:
+        return "cosine_iou"
+    if network.association == "identities":
+        raise ConfigError(
+            f"{network.where}: its tracks are the identities that the network itself says (association: identities), "
+            f"so the graph must not have an 'associate' stage. Take --graph configs/graphs/offline_iai.yaml."
+        )
+    return network.association
 
 
 def _spec(context: RunContext) -> NetworkSpec:
@@ -113,6 +143,8 @@ STAGES = {
     "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
     "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, stateful=True),
     "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, on_device=True),
+    "identify": StageKind("network", Features, FrameDetections, IdentifyConfig, _identify, stateful=True,
+                          on_device=True, mixes=True),
     "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, stateful=True),
     "encode_masks": StageKind("operator", FrameDetections, FrameTracks, NoSettings, _encode_masks, on_device=True),
 }

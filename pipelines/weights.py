@@ -40,6 +40,9 @@ USUAL_CLASSES = {
     ("masktrack-rcnn", 40): "youtube-vis-2019",
     ("masktrack-rcnn", 25): "ovis",
     ("adelaidet-condinst", 80): "coco",
+    ("iai", 25): "ovis",                        # 40 are those of either YouTube-VIS
+    ("iai-coco", 80): "coco",
+    ("mmdetection-condinst", 80): "coco",
 }
 """(release, classes) -> the dataset whose names they have, unless told otherwise."""
 MAX_NAMES_BYTES = 1 << 20

@@ -29,8 +29,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from operators.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
 from operators.shapes import PRESETS, ShapesConfig, write_youtube_vis
 from pipelines.config import build, load_yaml
+from pipelines.evaluation import GRAPH
+from pipelines.graph import load_graph
 from pipelines.local import usable_cpus
 from pipelines.networks import NetworkSpec, as_plain, read_network
+from pipelines.stages import STAGES, association_of
 from trainers.ablation_config import (
     PRETRAINING,
     SCORES_FILE,
@@ -48,8 +51,9 @@ from trainers.ablation_report import write_report
 from trainers.ablation_run import run_one, train_in
 from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import read_metrics
+from trainers.fingerprint import fingerprint
 from trainers.loop import METRICS_FILE, WEIGHTS_FILE
-from trainers.train import FINGERPRINT_FILE, cluster_for, fingerprint
+from trainers.train import FINGERPRINT_FILE, cluster_for
 
 POLL_S = 2.0
 MAX_RETRIES = 2
@@ -106,7 +110,10 @@ def ablate(
 
 def check(asked: Ablation) -> WorkersConfig:
     """Read every run's settings as the run will; gives what one run takes from the cluster. Writes nothing."""
-    taken = [_settings_of(asked, run)[0].workers for run in asked.runs]
+    settings = [_settings_of(asked, run) for run in asked.runs]
+    for run, (_, spec) in zip(asked.runs, settings, strict=True):
+        association_of(load_graph(run.graph, STAGES), spec)     # a ConfigError now, not when the run is trained
+    taken = [cfg.workers for cfg, _ in settings]
     if asked.config.pretraining is not None:
         taken.append(_settings_of(asked, None)[0].workers)
     if any(workers.num_workers != 1 for workers in taken):
@@ -208,7 +215,7 @@ def _unscored(asked: Ablation) -> list[_Job]:
     jobs = []
     for run in asked.runs:
         cfg, spec = _settings_of(asked, run)
-        job = _Job(run, cfg.workers, _mark(asked.config, cfg, spec))
+        job = _Job(run, cfg.workers, _mark(asked.config, run, cfg, spec))
         if not (run.folder / SCORES_FILE).exists():
             jobs.append(job)
         elif json.loads((run.folder / SCORES_FILE).read_text())["fingerprint"] != job.mark:
@@ -236,10 +243,12 @@ def _device(workers: WorkersConfig) -> str:
     return "cuda" if workers.use_gpu else "cpu"
 
 
-def _mark(config: AblationConfig, cfg: TrainConfig, spec: NetworkSpec) -> str:
+def _mark(config: AblationConfig, run: Run, cfg: TrainConfig, spec: NetworkSpec) -> str:
     """Of all settings that the scores of a run depend on; where files lie is not among them."""
     data = [{**asdict(one), "folder": ""} for one in (*config.datasets, config.held_out)]
     plain = [fingerprint(cfg, spec), as_plain(spec.detect), spec.association, data]
+    if run.graph != GRAPH:
+        plain.append([[stage.name, as_plain(stage.settings)] for stage in load_graph(run.graph, STAGES).stages])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -251,7 +260,8 @@ def report(asked: Ablation) -> None:
 
 def _most_seeds(asked: Ablation) -> int:
     """Seeds of which the folder may hold scores, of this or of an earlier command."""
-    return max([asked.config.seeds, *(run.seed + 1 for run in asked.runs)])
+    of_tables = (table.seeds or 0 for table in asked.config.tables.values())
+    return max([asked.config.seeds, *of_tables, *(run.seed + 1 for run in asked.runs)])
 
 
 class _Follow:

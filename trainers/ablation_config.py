@@ -20,6 +20,7 @@ import yaml
 
 from operators.errors import ConfigError, did_you_mean
 from pipelines.config import apply_overrides, build, load_yaml, resolve
+from pipelines.evaluation import GRAPH
 from trainers.loop import WEIGHTS_FILE
 
 NETWORK_FILE = "network.yaml"
@@ -59,6 +60,8 @@ class Variant:
     label: str
     set: tuple[str, ...] = ()
     """What differs from the base: `network.KEY=VALUE` and `training.KEY=VALUE`."""
+    graph: str | None = None
+    """In place of the ablation's: for networks without a part that the others' graph makes use of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +80,14 @@ class Table:
     title: str
     rows: tuple[Row, ...]
     """The first is what the others are compared with."""
+    seeds: int | None = None
+    """In place of the ablation's. A variant that stands in several tables has the most of them."""
 
     def __post_init__(self) -> None:
         if not self.rows:
             raise ValueError("rows is empty; a table needs at least one")
+        if self.seeds is not None and not 1 <= self.seeds <= 1000:
+            raise ValueError(f"seeds is {self.seeds}, expected 1 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +102,8 @@ class AblationConfig:
     """Made before anything else, where they are not there."""
     held_out: GeneratedData
     """What runs are scored on. Made too."""
+    graph: str = GRAPH
+    """A file of configs/graphs: how a trained network is run over the held-out clips."""
     seeds: int = 3
     """Runs of each variant. More: narrower error bars, as their root; time grows with it."""
     variants: dict[str, Variant]
@@ -141,6 +150,7 @@ class Run:
     variant: str
     seed: int
     folder: Path
+    graph: str = GRAPH
 
     @property
     def name(self) -> str:
@@ -161,10 +171,11 @@ def planned(config: AblationConfig, out: Path, seeds: int | None = None, only: S
             raise ConfigError(f"--only {name}: no variant or table is called that.{did_you_mean(name, known)}")
     runs = {}
     for name, table in config.tables.items():
-        for seed in range(seeds or config.seeds):
+        for seed in range(seeds or table.seeds or config.seeds):
             for variant in (row.variant for row in table.rows):
                 if not only or name in only or variant in only:
-                    runs.setdefault((variant, seed), Run(variant, seed, out / f"{variant}-{seed}"))
+                    graph = config.variants[variant].graph or config.graph
+                    runs.setdefault((variant, seed), Run(variant, seed, out / f"{variant}-{seed}", graph))
     return list(runs.values())
 
 

@@ -41,7 +41,8 @@ def run_one(run: Run, held_out: GeneratedData, fingerprint: str, num_cpus: int, 
     trained = time.perf_counter()
     spec = read_network(run.folder / NETWORK_FILE)
     found = evaluate_network(spec, held_out.annotations.absolute(), held_out.image_root.absolute(),
-                             run.folder / "evaluation", EvaluationPlan(device=device, num_cpus=num_cpus))
+                             run.folder / "evaluation",
+                             EvaluationPlan(graph=run.graph, device=device, num_cpus=num_cpus))  # fmt: skip
     scores = {
         "variant": run.variant, "seed": run.seed, "fingerprint": fingerprint, "association": found.association,
         **{name: found.scores[name] for name in METRICS}, **asdict(found.switches),

@@ -1,10 +1,12 @@
-"""Step 2 of training: pairs of encoded frames to tensors, by DALI.
+"""Step 2 of training: pairs and clips of encoded frames to tensors, by DALI.
 
-In:     `PairDraw`s (trainers/pairs.py): which frames, and whether they are mirrored
-Out:    `PairBatch` (models/crossvis.py): two image tensors (B, 3, Hp, Wp), targets per frame, counterparts
+In:     `PairDraw`s (trainers/pairs.py) or `ClipDraw`s (trainers/clips.py): which frames, mirrored or not, how large
+Out:    `PairBatch` or `ClipBatch` (models/targets.py): T image tensors (B, 3, Hp, Wp), all of one size, targets per
+        frame; of pairs also counterparts
 State:  none but the sampler's position; nothing random happens in here, so the same draws give the same bits
-Source: CrossVIS specification 1.6, 1.7: antialiased resize of the image, nearest for masks, annotated boxes scaled and
-        mirrored with them, both frames of a pair alike; instances dropped whose box or resized mask is empty.
+Source: CrossVIS specification 1.6, 1.7: antialiased resize of the image, nearest for masks, annotated boxes scaled,
+        mirrored with them and clipped; of pairs, instances are dropped whose box or resized mask is empty. IAI
+        specification 1: those of clips stay, and their identities count from 0 in each clip.
 
 One definition serves both devices: on a GPU JPEGs are decoded by `mixed` and all after runs there.
 """
@@ -13,27 +15,74 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
 from nvidia.dali import Pipeline, fn, types
 
 from models.inputs import InputConfig
-from models.targets import FrameTargets, PairBatch
+from models.targets import ClipBatch, FrameTargets, PairBatch
 from operators.errors import DatasetError
 from operators.masks import decode_masks
 from operators.preprocess import pad_to, resize_to
-from trainers.pairs import FrameAnnotations, FrameIndex, PairDraw
+from trainers.clips import ClipDraw, clip_identities
+from trainers.frames import FrameAnnotations, FrameIndex
+from trainers.pairs import PairDraw
 
 MIN_BOX_SIDE = 1e-5
 MAX_JPEG_BYTES = 64 << 20
 
 
+class Draw(Protocol):
+    """T frames of one video, and what is done to each."""
+
+    @property
+    def frames(self) -> tuple[FrameAnnotations, ...]: ...
+
+    @property
+    def flips(self) -> tuple[bool, ...]: ...
+
+    @property
+    def scales(self) -> tuple[tuple[int, int], ...] | None:
+        """(short, long) side of each; None: those of the network's input."""
+        ...
+
+
+DrawT = TypeVar("DrawT", bound=Draw)
+BatchT = TypeVar("BatchT")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One frame of a draw, before its image is decoded."""
+
+    frame: FrameAnnotations
+    size: tuple[int, int]
+    """(h, w) to resize to."""
+    flip: bool
+    identity: Mapping[int, int]
+    """Annotation id -> what the network is to know the instance by."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The same frame as the network gets it."""
+
+    targets: FrameTargets
+    ids: np.ndarray
+    """(G,) int64 annotation ids of the targets."""
+    padded: tuple[int, int]
+    """(h, w) of the frame on its own: padded to multiples of the divisor, not yet to the largest of the batch."""
+
+
 def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | None, threads: int) -> Pipeline:
-    """DALI graph of one slot.
+    """DALI graph of the frames of a batch.
 
     In:  JPEG bytes, masks (H, W, G), size (h, w), whether to mirror
     Out: image (3, Hp, Wp), masks (h, w, G), the size of the JPEG itself (H, W, 3)
@@ -57,29 +106,32 @@ def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | No
     return pipe
 
 
-class PairLoader:
+class FrameLoader(ABC, Generic[DrawT, BatchT]):
     """An endless stream of batches, one prepared ahead in a thread of its own while the network works on the last.
 
-    `position` counts the samples handed out: with it a new loader goes on where this one stood.
+    `frames` T is that of every draw. All frames of a batch go through DALI at once, so they share one padded size.
     Raises DatasetError, where the batch is taken, for an image that is missing or cannot be decoded.
     """
 
+    keep_emptied: bool
+    """Whether instances stay that resizing leaves no box or no pixel of."""
+
     def __init__(
-        self, draws: Iterator[PairDraw], index: FrameIndex, cfg: InputConfig, *, batch: int, device: torch.device,
-        threads: int = 1,
-    ) -> None:
+        self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, frames: int,
+        device: torch.device, threads: int = 1,
+    ) -> None:  # fmt: skip
         self.draws, self.index, self.cfg, self.batch = draws, index, cfg, batch
         self.device = device
         dali = {"device": "gpu", "device_id": device.index or 0} if device.type == "cuda" else {
             "device": "cpu", "device_id": None}
-        self.pipe = frame_pipe(batch, cfg, threads=threads, **dali)
-        self._ready: queue.Queue[PairBatch | Exception] = queue.Queue(maxsize=1)
+        self.pipe = frame_pipe(batch * frames, cfg, threads=threads, **dali)
+        self._ready: queue.Queue[BatchT | Exception] = queue.Queue(maxsize=1)
         self._over: Exception | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="pair-loader", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="frame-loader", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> PairBatch:
+    def __next__(self) -> BatchT:
         if self._over is not None:
             raise self._over
         item = self._ready.get()
@@ -101,45 +153,46 @@ class PairLoader:
     def _work(self) -> None:
         while not self._stopped.is_set():
             try:
-                item: PairBatch | Exception = self.load(list(islice(self.draws, self.batch)))
+                item: BatchT | Exception = self.load(list(islice(self.draws, self.batch)))
             except Exception as error:      # handed to the one who takes the batch, with its cause
                 item = error
             self._ready.put(item)
             if isinstance(item, Exception):
                 return
 
-    def load(self, draws: list[PairDraw]) -> PairBatch:
+    def load(self, draws: list[DrawT]) -> BatchT:
         """The batch of these draws."""
-        slots = [self._load_slot([d.frames[s] for d in draws], [d.flip for d in draws]) for s in (0, 1)]
-        images, targets, ids = zip(*slots, strict=True)
-        forward = [_counterparts(a, b).to(self.device) for a, b in zip(*ids, strict=True)]
-        backward = [_counterparts(b, a).to(self.device) for a, b in zip(*ids, strict=True)]
-        return PairBatch(images, targets, (forward, backward))
-
-    def _load_slot(
-        self, frames: list[FrameAnnotations], flips: list[bool]
-    ) -> tuple[torch.Tensor, list[FrameTargets], list[np.ndarray]]:
-        cfg = self.cfg
-        sizes = [resize_to(f.video.height, f.video.width, cfg.short_side, cfg.long_side) for f in frames]
-        images, masks = self._run(frames, sizes, flips)
+        slots = [[self._prepared(draw, t) for draw in draws] for t in range(len(draws[0].frames))]
+        together = [prepared for slot in slots for prepared in slot]                              # frame-major: T x B
+        images, masks = self._run(together)                                                       # (T * B, 3, Hp, Wp)
         padded = tuple(images.shape[-2:])
-        targets, ids = [], []
-        for frame, size, flip, mask in zip(frames, sizes, flips, masks, strict=True):
-            one, track_ids = self._targets(frame, size, flip, mask, padded)
-            targets.append(one)
-            ids.append(track_ids)
-        return images, targets, ids
+        loaded = [self._loaded(one, mask, padded) for one, mask in zip(together, masks, strict=True)]
+        count = len(draws)
+        return self._batch(images.split(count), [loaded[i : i + count] for i in range(0, len(loaded), count)])
 
-    def _run(
-        self, frames: list[FrameAnnotations], sizes: list[tuple[int, int]], flips: list[bool]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    @abstractmethod
+    def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> BatchT:
+        """T tensors (B, 3, Hp, Wp) and T x B frames."""
+
+    @abstractmethod
+    def _identity(self, draw: DrawT) -> Mapping[int, int]:
+        """Annotation id -> identity, of the annotations of a draw."""
+
+    def _prepared(self, draw: DrawT, t: int) -> Prepared:
+        video = draw.frames[t].video
+        short, long = (self.cfg.short_side, self.cfg.long_side) if draw.scales is None else draw.scales[t]
+        size = resize_to(video.height, video.width, short, long)
+        return Prepared(draw.frames[t], size, draw.flips[t], self._identity(draw))
+
+    def _run(self, together: Sequence[Prepared]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Padded images (B, 3, Hp, Wp), and per frame the resized masks (h, w, G) uint8."""
+        frames = [one.frame for one in together]
         try:
             images, masks, shapes = self.pipe.run(
                 jpeg=[_read_jpeg(self.index.dataset.frame_path(f.video, f.frame)) for f in frames],
                 masks=[self._masks(f) for f in frames],
-                size=[np.array(size, np.float32) for size in sizes],
-                flip=[np.array(flip, np.int32) for flip in flips],
+                size=[np.array(one.size, np.float32) for one in together],
+                flip=[np.array(one.flip, np.int32) for one in together],
             )
         except RuntimeError as error:
             names = ", ".join(f.file_name for f in frames)
@@ -151,7 +204,8 @@ class PairLoader:
                     f"{frame.video.width}x{frame.video.height}: masks would not fit."
                 )
         stacked = torch.from_dlpack(images.as_tensor())
-        wanted = pad_to(max(h for h, _ in sizes), max(w for _, w in sizes), self.cfg.divisor)
+        heights, widths = zip(*(one.size for one in together), strict=True)
+        wanted = pad_to(max(heights), max(widths), self.cfg.divisor)
         assert tuple(stacked.shape[-2:]) == wanted, f"DALI padded to {tuple(stacked.shape)}, expected {wanted}"
         return stacked, [torch.from_dlpack(masks[i]) for i in range(len(frames))]
 
@@ -159,21 +213,59 @@ class PairLoader:
         rles = [self.index.dataset.mask(a, frame.frame) for a in frame.annotations]
         return decode_masks(rles, frame.video.height, frame.video.width)
 
-    def _targets(
-        self, frame: FrameAnnotations, size: tuple[int, int], flip: bool, masks: torch.Tensor, padded: tuple[int, int]
-    ) -> tuple[FrameTargets, np.ndarray]:
-        """Targets of one frame, and the annotation ids of the instances that survived."""
-        h, w = size
-        boxes = torch.from_numpy(_transform_boxes(frame, size, flip))
+    def _loaded(self, one: Prepared, masks: torch.Tensor, padded: tuple[int, int]) -> Loaded:
+        """Targets of one frame, and the annotation ids of the instances that stay."""
+        h, w = one.size
+        boxes = torch.from_numpy(_transform_boxes(one.frame, one.size, one.flip))
         full = torch.zeros(masks.shape[2], *padded, dtype=torch.bool, device=masks.device)       # (G, Hp, Wp)
         full[:, :h, :w] = masks.permute(2, 0, 1) > 0
         sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-        alive = ((sides > MIN_BOX_SIDE) & full.flatten(1).any(1).cpu()).numpy()
-        kept = [a for a, keep in zip(frame.annotations, alive, strict=True) if keep]
+        alive = ((sides > MIN_BOX_SIDE) & full.flatten(1).any(1).cpu()).numpy() | self.keep_emptied
+        kept = [a for a, keep in zip(one.frame.annotations, alive, strict=True) if keep]
         labels = torch.tensor([self.index.dataset.labels[a.category_id] for a in kept], dtype=torch.int64)
-        identities = torch.tensor([self.index.identity[a.id] for a in kept], dtype=torch.int64)
+        identities = torch.tensor([one.identity[a.id] for a in kept], dtype=torch.int64)
         targets = FrameTargets(boxes[alive], labels, identities, full[torch.from_numpy(alive)])
-        return targets.to(self.device), np.array([a.id for a in kept], np.int64)
+        ids = np.array([a.id for a in kept], np.int64)
+        return Loaded(targets.to(self.device), ids, pad_to(h, w, self.cfg.divisor))
+
+
+class PairLoader(FrameLoader[PairDraw, PairBatch]):
+    """Identities are those of the whole set."""
+
+    keep_emptied = False
+
+    def __init__(
+        self, draws: Iterator[PairDraw], index: FrameIndex, cfg: InputConfig, *, batch: int, device: torch.device,
+        threads: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(draws, index, cfg, batch=batch, frames=2, device=device, threads=threads)
+
+    def _identity(self, draw: PairDraw) -> Mapping[int, int]:
+        return self.index.identity
+
+    def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> PairBatch:
+        counterparts = [
+            [_counterparts(one.ids, other.ids).to(self.device) for one, other in zip(slot, others, strict=True)]
+            for slot, others in (slots, slots[::-1])
+        ]
+        return PairBatch(tuple(images), _targets_of(slots), tuple(counterparts))
+
+
+class ClipLoader(FrameLoader[ClipDraw, ClipBatch]):
+    """Identities are those of each clip. As released, an instance that resizing leaves nothing of stays, so that a
+    frame does not forget who was in it."""
+
+    keep_emptied = True
+
+    def _identity(self, draw: ClipDraw) -> Mapping[int, int]:
+        return clip_identities(draw.frames)
+
+    def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> ClipBatch:
+        return ClipBatch(tuple(images), _targets_of(slots), tuple([one.padded for one in slot] for slot in slots))
+
+
+def _targets_of(slots: list[list[Loaded]]) -> tuple[list[FrameTargets], ...]:
+    return tuple([one.targets for one in slot] for slot in slots)
 
 
 def _read_jpeg(path: Path) -> np.ndarray:

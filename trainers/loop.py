@@ -30,9 +30,11 @@ from operators.youtube_vis_data import read_dataset
 from pipelines.networks import NetworkSpec, as_plain
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Progress
-from trainers.config import TrainConfig
-from trainers.data import PairLoader
-from trainers.pairs import FrameIndex, PairSampler
+from trainers.clips import ClipSampler
+from trainers.config import DataConfig, TrainConfig
+from trainers.data import ClipLoader, FrameLoader, PairLoader
+from trainers.frames import FrameIndex, has_area, has_box
+from trainers.pairs import PairSampler
 from trainers.step import Average, learning_rate, make_optimizer, train_step
 
 METRICS_FILE = "metrics.jsonl"
@@ -102,7 +104,7 @@ def run_worker(job: Job, host: Host) -> None:
     exact_float32()
     if host.device.type == "cpu":
         torch.set_num_threads(cfg.workers.cpus_per_worker)
-    index = FrameIndex(read_dataset(cfg.data.annotations, image_root=cfg.data.image_root))
+    index = read_index(cfg.data)
     progress = _begin(job, host, len(index.identity))
     wrapped = host.wrap(progress.network)
     loader = _open_loader(job, index, progress.steps_done, host)
@@ -130,16 +132,26 @@ def _begin(job: Job, host: Host, num_identities: int) -> Progress:
     return progress
 
 
-def _open_loader(job: Job, index: FrameIndex, steps_done: int, host: Host) -> PairLoader:
-    cfg, batch = job.config, job.config.pairs_per_step // host.world
-    sampler = PairSampler(index, max_interval=cfg.data.max_interval, flip=cfg.data.flip, seed=cfg.seed,
-                          rank=host.rank, world_size=host.world)  # fmt: skip
-    draws = sampler.draws(steps_done * batch)
-    return PairLoader(draws, index, job.network.config.input, batch=batch, device=host.device, threads=cfg.data.threads)
+def read_index(data: DataConfig) -> FrameIndex:
+    """The dataset's frames, by the rule of the kind of samples drawn from them. Raises DatasetError."""
+    usable = has_box if data.kind == "pairs" else has_area
+    return FrameIndex(read_dataset(data.annotations, image_root=data.image_root), usable)
+
+
+def _open_loader(job: Job, index: FrameIndex, steps_done: int, host: Host) -> FrameLoader:
+    cfg, data, batch = job.config, job.config.data, job.config.samples_per_step // host.world
+    share = {"flip": data.flip, "seed": cfg.seed, "rank": host.rank, "world_size": host.world}
+    fed = {"batch": batch, "device": host.device, "threads": data.threads}
+    first = steps_done * batch
+    if data.kind == "pairs":
+        pairs = PairSampler(index, max_interval=data.max_interval, **share)
+        return PairLoader(pairs.draws(first), index, job.network.config.input, **fed)
+    clips = ClipSampler(index, frames=data.clip_frames, flip_sync=data.flip_sync, scale=data.scale, **share)
+    return ClipLoader(clips.draws(first), index, job.network.config.input, frames=data.clip_frames, **fed)
 
 
 def _train(
-    job: Job, host: Host, progress: Progress, network: nn.Module, loader: PairLoader, log: Log | None
+    job: Job, host: Host, progress: Progress, network: nn.Module, loader: FrameLoader, log: Log | None
 ) -> None:
     cfg, device_type = job.config, host.device.type
     network.train()
@@ -151,9 +163,9 @@ def _train(
         torch.manual_seed(cfg.seed * 1_000_003 + step)
         rate = learning_rate(step, cfg.steps, cfg.optimizer)
 
-        def losses_of(pairs, network=network):
+        def losses_of(batch, network=network):
             with torch.autocast(device_type, torch.bfloat16, enabled=cfg.precision == "bfloat16"):
-                return network(pairs, _average_over_workers)
+                return network(batch, _average_over_workers)
 
         losses = train_step(losses_of, network, progress.optimizer, batch, rate, cfg.optimizer.clip_norm)
         progress.steps_done = step + 1
@@ -201,16 +213,16 @@ class Log:
         self._rows: list[dict[str, float]] = []
         self._step = 0
 
-    def add(self, step: int, losses: dict[str, float], rate: float, waited: float, took: float, pairs: int) -> None:
+    def add(self, step: int, losses: dict[str, float], rate: float, waited: float, took: float, samples: int) -> None:
         self._step = step
-        self._rows.append({**losses, "learning_rate": rate, "data_wait_s": waited, "step_s": took, "pairs": pairs})
+        self._rows.append({**losses, "learning_rate": rate, "data_wait_s": waited, "step_s": took, "samples": samples})
 
     def flush(self) -> None:
         if not self._rows:
             return
         means = {key: sum(row[key] for row in self._rows) / len(self._rows) for key in self._rows[0]}
         line = {"step": self._step, **{key: round(value, 6) for key, value in means.items()}}
-        line["pairs_per_s"] = round(means.pop("pairs") / means["step_s"], 3)
+        line["samples_per_s"] = round(means.pop("samples") / means["step_s"], 3)
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for key, value in means.items():

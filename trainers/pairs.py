@@ -1,40 +1,18 @@
-"""Step 1 of training: which pairs of frames are seen, in which order.
+"""Step 1 of training on pairs: which two frames are seen together.
 
-In:     a YouTube-VIS dataset
+In:     `FrameIndex` (trainers/frames.py)
 Out:    `PairSampler`: an endless, seeded sequence of `PairDraw`, each sample a function of (seed, position) alone
-State:  the position, one integer: what a checkpoint keeps, so that a resumed run sees the same samples in order
-Source: CrossVIS specification 1.3 (which frames are usable), 1.4 (identities), 1.5 (the reference within T frames).
+State:  the position, one integer
+Source: CrossVIS specification 1.5 (the reference within T frames).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from operators.errors import DatasetError
-from operators.youtube_vis_data import Annotation, Dataset, Video
-
-
-@dataclass(frozen=True)
-class FrameAnnotations:
-    """What is true of one usable frame, in pixels of the stored frame."""
-
-    video: Video
-    frame: int
-    annotations: tuple[Annotation, ...]
-    """Non-crowd, with a box in this frame."""
-
-    @property
-    def file_name(self) -> str:
-        return self.video.file_names[self.frame]
-
-    def boxes(self) -> np.ndarray:
-        """(G, 4) float32 xyxy: the annotated boxes, not recomputed from masks."""
-        boxes = np.array([a.bboxes[self.frame] for a in self.annotations], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        return boxes
+from trainers.frames import EpochSampler, FrameAnnotations, FrameIndex
 
 
 @dataclass(frozen=True)
@@ -44,43 +22,18 @@ class PairDraw:
     frames: tuple[FrameAnnotations, FrameAnnotations]
     flip: bool
 
+    @property
+    def flips(self) -> tuple[bool, ...]:
+        return self.flip, self.flip
 
-class FrameIndex:
-    """All usable frames of a dataset, grouped by video, and the label space of identities.
-
-    Identities are all annotation tracks of the file, by rank of their ids (specification 1.4); `identity[id]` from 0.
-    Raises DatasetError when no frame is usable.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.identity = {id: rank for rank, id in enumerate(sorted(a.id for a in dataset.annotations))}
-        self.videos = [
-            usable
-            for video in dataset.videos
-            if (usable := _usable_frames(video, [a for a in dataset.annotations_of[video.id] if not a.iscrowd]))
-        ]
-        if not self.videos:
-            raise DatasetError("the dataset has no frame with an annotation: nothing to train on.")
-        sizes = [len(usable) for usable in self.videos]
-        self.place = [(v, i) for v, size in enumerate(sizes) for i in range(size)]
-        """Sample list: (video, position among its usable frames)."""
-
-    def __len__(self) -> int:
-        return len(self.place)
+    @property
+    def scales(self) -> None:
+        """As the network has its input in use."""
+        return None
 
 
-def _usable_frames(video: Video, annotations: list[Annotation]) -> list[FrameAnnotations]:
-    frames = []
-    for t in range(video.length):
-        present = tuple(a for a in annotations if a.bboxes[t] is not None)
-        if present:
-            frames.append(FrameAnnotations(video, t, present))
-    return frames
-
-
-class PairSampler:
-    """Reshuffled epochs over all usable frames, sharded over workers by rank without overlap.
+class PairSampler(EpochSampler[PairDraw]):
+    """An epoch shows every usable frame once as the key frame.
 
     `max_interval` T: the reference lies at most T stored frames away, either side; None: anywhere in the video.
     """
@@ -88,26 +41,13 @@ class PairSampler:
     def __init__(
         self, index: FrameIndex, *, max_interval: int | None, flip: float, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
+        super().__init__(len(index), seed=seed, rank=rank, world_size=world_size)
         self.index = index
         self.max_interval = max_interval
         self.flip = flip
-        self.seed, self.rank, self.world_size = seed, rank, world_size
 
-    def draws(self, position: int) -> Iterator[PairDraw]:
-        """Samples of this worker from its `position`-th on, for ever."""
-        while True:
-            overall = position * self.world_size + self.rank
-            epoch, within = divmod(overall, len(self.index))
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.index))
-            while within < len(order):
-                yield self._draw(int(order[within]), overall)
-                position += 1
-                overall += self.world_size
-                within += self.world_size
-
-    def _draw(self, place: int, overall: int) -> PairDraw:
-        rng = np.random.default_rng([self.seed, 1, overall])
-        video, i = self.index.place[place]
+    def _draw(self, item: int, rng: np.random.Generator) -> PairDraw:
+        video, i = self.index.place[item]
         usable = self.index.videos[video]
         low, high = self._reach(usable, i)
         if high - low == 1:

@@ -1,10 +1,11 @@
 """Steps 3 and 4 of training: one update, read from top to bottom.
 
-In:     a batch of pairs, the network, its optimiser, the step's number
+In:     a batch of pairs or clips, the network, its optimiser, the step's number
 Out:    the parts of the loss, as numbers
 State:  network, optimiser and `Average` (exponential moving average of the weights) change in place
-Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms. AdamW with a
-        cosine is there for training small networks from scratch.
+Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms; IAI specification
+        3.4: AdamW, weight decay on everything, parts with rates of their own. AdamW with a cosine is there for training
+        small networks from scratch.
 """
 
 from __future__ import annotations
@@ -18,9 +19,29 @@ import torch
 from torch import Tensor, nn
 
 from models.norms import FrozenBatchNorm2d
-from models.targets import PairBatch
+from models.targets import ClipBatch, PairBatch, StillBatch
+
+Batch = StillBatch | PairBatch | ClipBatch
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartConfig:
+    """A part of the network with rates of its own."""
+
+    contains: str
+    """Parameters whose dotted name contains this. `backbone` catches `association.backbone_projector.weight` too."""
+    learning_rate: float = 1.0
+    """Multiplies that of the rest. Below 1 protects pre-trained weights."""
+    weight_decay: float = 1.0
+    """Multiplies that of the rest."""
+
+    def __post_init__(self) -> None:
+        if not self.contains:
+            raise ValueError("contains is empty, expected a piece of the parameters' names")
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise ValueError(f"'{self.contains}': learning_rate must be positive, weight_decay not negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +52,13 @@ class OptimizerConfig:
     learning_rate: float = 0.005
     """After warm-up. Higher: faster, until it diverges; scales with the batch."""
     weight_decay: float = 1e-4
-    """On weights and biases; never on the affine parameters of norms."""
+    """On weights; on the rest as the next two say."""
+    decay_norms: bool = False
+    """Also on the affine parameters of norms."""
+    decay_biases: bool = True
+    """Also on biases, those of norms aside."""
+    parts: tuple[PartConfig, ...] = ()
+    """Parts with rates of their own. Of several that a name contains, the first counts."""
     momentum: float = 0.9
     """Of SGD."""
     warmup_steps: int = 1000
@@ -58,15 +85,35 @@ class OptimizerConfig:
 
 
 def make_optimizer(network: nn.Module, cfg: OptimizerConfig) -> torch.optim.Optimizer:
-    """All trainable parameters, those of norms without weight decay."""
-    norms = [p for m in network.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)]
-    of_norms = {id(p) for p in norms}
-    others = [p for p in network.parameters() if p.requires_grad and id(p) not in of_norms]
-    groups = [{"params": others, "weight_decay": cfg.weight_decay},
-              {"params": [p for p in norms if p.requires_grad], "weight_decay": 0.0}]
+    """All trainable parameters, in groups of equal rates; `rate_factor` of a group multiplies the learning rate.
+
+    Raises ValueError for a part of the settings that no trainable parameter belongs to.
+    """
+    norms = {id(p) for m in network.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            bias = name.rpartition(".")[2] == "bias"
+            decays = cfg.decay_norms if id(parameter) in norms else cfg.decay_biases or not bias
+            members.setdefault((_part_of(name, cfg), not decays), []).append(parameter)
+    for number, part in enumerate(cfg.parts):
+        if not any(where == number for where, _ in members):
+            raise ValueError(f"optimizer.parts: no trainable parameter's name contains '{part.contains}'")
+    parts = [*cfg.parts, PartConfig(contains="the rest")]
+    groups = [
+        {"params": members[where, free], "lr": cfg.learning_rate * parts[where].learning_rate,
+         "weight_decay": 0.0 if free else cfg.weight_decay * parts[where].weight_decay,
+         "rate_factor": parts[where].learning_rate}
+        for where, free in sorted(members)      # one order, whatever the network's: a checkpoint relies on it
+    ]  # fmt: skip
     if cfg.name == "sgd":
         return torch.optim.SGD(groups, lr=cfg.learning_rate, momentum=cfg.momentum)
     return torch.optim.AdamW(groups, lr=cfg.learning_rate)
+
+
+def _part_of(name: str, cfg: OptimizerConfig) -> int:
+    """Number of the part that a parameter belongs to; that after the last for the rest."""
+    return next((number for number, part in enumerate(cfg.parts) if part.contains in name), len(cfg.parts))
 
 
 def learning_rate(step: int, total: int, cfg: OptimizerConfig) -> float:
@@ -101,15 +148,15 @@ class Average:
 
 
 def train_step(
-    losses_of: Callable[[PairBatch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
-    batch: PairBatch, rate: float, clip_norm: float | None,
+    losses_of: Callable[[Batch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
+    batch: Batch, rate: float, clip_norm: float | None,
 ) -> dict[str, float]:
     """Forward, losses, backward, update. Returns the parts of the loss and their `total`.
 
     Raises FloatingPointError before the update when the total is not a finite number: weights stay as they were.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)      # checkpoints of older runs have no factors
     parts = losses_of(batch)
     total = torch.stack(list(parts.values())).sum()
     if not torch.isfinite(total):

@@ -9,8 +9,6 @@ Also `python -m trainers.train CONFIG`, and under `ray job submit --working-dir 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 import sys
@@ -19,19 +17,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models import NETWORKS
+from models.targets import ClipBatch, PairBatch
 from operators.errors import CheckpointError, ConfigError, DatasetError, MaskstreamError
 from operators.weights import read_weights, start_from
-from operators.youtube_vis_data import read_dataset
 from pipelines.config import apply_overrides, build, load_yaml, resolve
-from pipelines.networks import NetworkSpec, as_plain, read_network
+from pipelines.networks import NetworkSpec, read_network
 from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import plot_losses, read_metrics
-from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job
-from trainers.pairs import FrameIndex
+from trainers.fingerprint import fingerprint
+from trainers.loop import METRICS_FILE, WEIGHTS_FILE, Job, read_index
+from trainers.step import make_optimizer
 
 RAY_RUN = "ray"
 """Folder of a run in which Ray Train keeps its checkpoints."""
@@ -40,6 +41,8 @@ FINGERPRINT_FILE = "fingerprint"
 MAX_FAILURES = 2
 """Times that lost workers are started anew before the run ends."""
 CHECKPOINTS_KEPT = 2
+BATCHES = {"pairs": PairBatch, "clips": ClipBatch}
+"""What the samples of each kind come as."""
 
 
 def train(
@@ -85,10 +88,28 @@ def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Jo
     begin = None if config.start_from is None else _absolute(str(resolve(config.start_from)))
     config = replace(config, data=replace(config.data, **paths), start_from=begin)  # workers have folders of their own
     network = read_network(config.network)
+    _check_network(config, network, str(where))
     _check_dataset(config, network, str(where))
     _check_start(config, network)
     command = shlex.join(["maskstream", "train", str(config_path), *(f"--set={o}" for o in overrides)])
     return Job(config, network, out.absolute(), fingerprint(config, network), command)
+
+
+def _check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None:
+    """Raises ConfigError where the network does not learn from such samples, or has not the parts that are named."""
+    made = NETWORKS[network.name][0]
+    hint = get_type_hints(made.forward)["batch"]
+    taken = get_args(hint) or (hint,)
+    if BATCHES[config.data.kind] not in taken:
+        kinds = " or ".join(f"'{kind}'" for kind, batch in BATCHES.items() if batch in taken)
+        raise ConfigError(f"{where}, data.kind: '{config.data.kind}', but the network '{network.name}' learns from "
+                          f"{kinds}.")
+    if config.optimizer.parts:
+        try:
+            with torch.device("meta"):
+                make_optimizer(made(network.config), config.optimizer)
+        except ValueError as error:
+            raise ConfigError(f"{where}, {error}") from error
 
 
 def _check_start(config: TrainConfig, network: NetworkSpec) -> None:
@@ -117,26 +138,12 @@ def _check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> Non
         if not Path(path).exists():
             hint = f" Make it by: {data.made_by}" if data.made_by else ""
             raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
-    dataset = FrameIndex(read_dataset(data.annotations, image_root=data.image_root)).dataset
+    dataset = read_index(data).dataset
     if len(dataset.categories) != network.config.num_classes:
         raise ConfigError(
             f"{network.where}, model.num_classes: {network.config.num_classes}, but {data.annotations} has "
             f"{len(dataset.categories)} categories."
         )
-
-
-def fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
-    """Of the settings that the course of a run depends on; how it is spread over machines is not among them, nor where
-    files lie: of the weights it starts from, the content counts."""
-    plain = as_plain(config)
-    for name in ("network", "workers", "checkpoint_every", "log_every", "start_from"):
-        plain.pop(name)
-    for name in ("annotations", "image_root", "threads", "made_by"):
-        plain["data"].pop(name)
-    if config.start_from is not None:
-        plain["start_from"] = hashlib.sha256(Path(config.start_from).read_bytes()).hexdigest()
-    text = json.dumps([plain, network.name, as_plain(network.config)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -215,7 +222,7 @@ def _progress(job: Job) -> Iterator[None]:
 
 def _note(row: dict[str, float]) -> str:
     wait = row["data_wait_s"] / max(row["step_s"], 1e-9)
-    return f"loss {row['total']:.3f}, {row['pairs_per_s']:.1f} pairs/s, {wait:.0%} waiting for data"
+    return f"loss {row['total']:.3f}, {row.get('samples_per_s', 0.0):.1f} samples/s, {wait:.0%} waiting for data"
 
 
 if __name__ == "__main__":

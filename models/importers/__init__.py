@@ -3,7 +3,7 @@
 In:     tensors by the names that a release gave them
 Out:    tensors by ours (`Renamed`), then, held against a network, its state and a `Report`: used, unused, missing
 State:  none
-Source: CrossVIS specification 6
+Source: section 6 of the specifications of CrossVIS and IAI
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ from torch import Tensor
 from models.importers.crossvis import from_crossvis
 from models.importers.detectron2 import from_detectron2
 from models.importers.dla import from_dla
+from models.importers.iai import from_iai, from_mmdetection
 from models.importers.masktrack import from_masktrack
 from models.importers.renaming import Renamed
 from models.importers.report import Allowance, Report, fit
 from models.importers.torchvision import from_torchvision
 from models.inputs import InputConfig
 
-__all__ = ["MSRA", "RELEASES", "TORCHVISION", "Allowance", "Release", "Renamed", "Report", "fit", "guess"]
+__all__ = ["IAI_PIXELS", "MSRA", "RELEASES", "TORCHVISION", "Allowance", "Release", "Renamed", "Report", "fit", "guess"]
 
 MSRA = InputConfig(channel_order="bgr", mean=(103.530, 116.280, 123.675), std=(1.0, 1.0, 1.0))
 """Pixels as Caffe's ResNets want them: the mean off, no scaling."""
 TORCHVISION = InputConfig(channel_order="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 """Pixels as torchvision's networks want them, and others trained beside them."""
+IAI_PIXELS = InputConfig(channel_order="rgb", mean=(123.68, 116.779, 103.939), std=(58.393, 57.12, 57.375))
+"""Pixels as IAI wants them: green is 0.5 brighter than torchvision's."""
 _ADDED = ("proxies.", "calibration.")
 """Never in a release: the specification's calibration is unpublished, and proxies serve the release's own training."""
 _OF_CLASSES = ("fcos.class_logits.", "proxies.")
+_OF_SLOTS = ("identity_head.logits.", "association.bank.conv.weight")
+_OF_IAI = ("association.", "identity_head.")
+_TOP = "fpn.lateral.2.weight"
+"""Without IAI's classification projector the pyramid's top reads fewer channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,8 @@ class Release:
     expects: Mapping[str, object] = field(default_factory=dict)
     """What else it was trained with and no shape shows: place in the network's settings -> value. A place that the
     network's settings do not have does not count."""
+    sign: str | None = None
+    """How the names of ours begin that tell it from a release whose names are some of its own."""
 
 
 RELEASES = {
@@ -59,6 +68,7 @@ RELEASES = {
     "crossvis": Release(
         rename=from_crossvis,
         what="CrossVIS, trained on YouTube-VIS 2019",
+        sign="embedding.",
         allowed=Allowance(absent=_ADDED, resizable=_OF_CLASSES),
         pixels=MSRA,
         expects={"backbone.stride_in": "1x1", "coordinates": "first"},
@@ -91,6 +101,28 @@ RELEASES = {
         pixels=TORCHVISION,
         expects={"backbone.stride_in": "3x3"},
     ),
+    "iai-coco": Release(
+        rename=from_iai,
+        what="CondInst of IAI's code family, trained on COCO",
+        allowed=Allowance(absent=_OF_IAI, resizable=(*_OF_CLASSES, _TOP)),
+        pixels=IAI_PIXELS,
+        expects={"backbone.stride_in": "3x3", "fcos.tower_bias": False, "coordinates": "first"},
+    ),
+    "iai": Release(
+        rename=from_iai,
+        what="IAI + CondInst, trained on YouTube-VIS or OVIS",
+        allowed=Allowance(resizable=(*_OF_CLASSES, *_OF_SLOTS)),
+        pixels=IAI_PIXELS,
+        expects={"backbone.stride_in": "3x3", "fcos.tower_bias": False, "coordinates": "first"},
+        sign="association.",
+    ),
+    "mmdetection-condinst": Release(
+        rename=from_mmdetection,
+        what="CondInst of MMDetection 3, trained on COCO",
+        allowed=Allowance(absent=_OF_IAI, resizable=(*_OF_CLASSES, _TOP)),
+        pixels=TORCHVISION,
+        expects={"backbone.stride_in": "3x3", "fcos.tower_bias": True, "coordinates": "first"},
+    ),
 }
 """name -> release. Used by the command, by the error for a wrong name, and by the tests."""
 
@@ -103,8 +135,8 @@ def guess(state: Mapping[str, Tensor]) -> str | None:
             renamed = release.rename(state)
         except ValueError:
             continue
-        # CrossVIS's names are CondInst's and those of the embedding: only that tells them apart
-        known = renamed.known + (name == "crossvis" and any(ours.startswith("embedding.") for ours in renamed.state))
+        sign = release.sign
+        known = renamed.known + (sign is not None and any(ours.startswith(sign) for ours in renamed.state))
         if known > most:
             best, most = name, known
     return best

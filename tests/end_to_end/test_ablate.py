@@ -40,7 +40,7 @@ def written(folder: Path) -> Path:
 
     def training(network: str, steps: int) -> dict:
         data = {"annotations": str(folder / "clips" / "instances.json"), "image_root": str(folder / "clips/JPEGImages")}
-        return {"network": network, "data": data, "steps": steps, "pairs_per_step": 2, "log_every": 1,
+        return {"network": network, "data": data, "steps": steps, "samples_per_step": 2, "log_every": 1,
                 "checkpoint_every": 1, "optimizer": {"warmup_steps": 0}, "workers": {"cpus_per_worker": 1}}  # fmt: skip
 
     stills = training(save("condinst.yaml", {"network": "condinst", "model": STILLS}), steps=2)

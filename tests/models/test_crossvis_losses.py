@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models import condinst
-from models.crossvis import CrossVIS
+from models.condinst import CondInstConfig
+from models.crossvis import CrossVIS, CrossVISConfig
 from models.targets import PairBatch
 from pipelines.networks import read_network
 from tests.models import oracles
@@ -215,10 +215,10 @@ def test_positives_are_counted_over_all_workers(factor):
 
 
 def test_the_mask_losses_look_at_500_positives():
-    assert condinst.MAX_MASK_POSITIVES == 500
+    assert CrossVISConfig().max_mask_positives == CondInstConfig().max_mask_positives == 500
 
 
-def test_the_cap_is_a_random_choice_for_the_mask_losses_alone(monkeypatch):
+def test_the_cap_is_a_random_choice_for_the_mask_losses_alone():
     """Two of four positives: six possible means, all of which come; the other losses see all four."""
     key = [frame([TWO_WIDE, moved(TWO_WIDE, 0, 24)], [0, 1], seed=1), frame([])]
     reference = [frame([ONE_ON_P3], [0], seed=2), frame([])]
@@ -228,9 +228,9 @@ def test_the_cap_is_a_random_choice_for_the_mask_losses_alone(monkeypatch):
     dices, (single,) = oracle.mask_dices(slots[0]), oracle.mask_dices(slots[1])
     means = torch.tensor([((dices[i] + dices[j]) / 2 + single) / 2 for i in range(4) for j in range(i)])
     assert len(dices) == 4 and means.sort().values.diff().min() > 1e-4
-    monkeypatch.setattr(condinst, "MAX_MASK_POSITIVES", 2)
+    capped = small_network(max_mask_positives=2)
     with torch.no_grad():
-        runs = [network(batch) for _ in range(40)]
+        runs = [capped(batch) for _ in range(40)]
     distance, which = (torch.stack([run["mask"] for run in runs])[:, None] - means).abs().min(1)
     assert distance.max() < 1e-5 and len(which.unique()) == 6
     assert runs[0]["identity"].item() == pytest.approx(oracle.identity(network, slots), rel=1e-4)

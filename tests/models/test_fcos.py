@@ -97,7 +97,7 @@ def test_pyramids_that_there_are_not_are_refused(bounds):
 
 
 def test_centers_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="center_sampling is 'centroid', expected 'mask' or 'box'"):
+    with pytest.raises(ValueError, match="center_sampling is 'centroid', expected 'mask', 'moments' or 'box'"):
         FCOSConfig(center_sampling="centroid")
 
 

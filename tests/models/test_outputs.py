@@ -9,8 +9,7 @@ import torch
 
 from models.outputs import Detections
 
-
-TENSORS = [field.name for field in fields(Detections) if field.name != "mask_frame"]
+TENSORS = [field.name for field in fields(Detections) if field.name not in ("mask_frame", "exclusive")]
 
 
 def detections(count: int, tracked: bool = True) -> Detections:
@@ -22,6 +21,7 @@ def detections(count: int, tracked: bool = True) -> Detections:
         embeddings=row[:, None] * torch.ones(5),
         mask_logits=row[:, None, None] * torch.ones(2, 3),
         track_ids=row + 100 if tracked else None,
+        class_scores=row[:, None] / torch.arange(1.0, 4),
     )
 
 
@@ -40,9 +40,9 @@ def test_indexing_indexes_every_field(index, rows):
 
 
 def test_what_masks_lie_in_stays_with_them():
-    whole = replace(detections(3), mask_frame="box")
+    whole = replace(detections(3), mask_frame="box", exclusive=True)
     parts = whole[:1], whole.to("cpu"), whole.with_track_ids(torch.arange(3))
-    assert [part.mask_frame for part in parts] == ["box"] * 3
+    assert [(part.mask_frame, part.exclusive) for part in parts] == [("box", True)] * 3
 
 
 def test_ids_that_are_not_there_stay_so():
@@ -54,7 +54,7 @@ def test_with_track_ids():
     assert given.track_ids.tolist() == [8, 9] and torch.equal(given.boxes, detections(2).boxes)
 
 
-@pytest.mark.parametrize("name", ["scores", "labels", "embeddings", "mask_logits", "track_ids"])
+@pytest.mark.parametrize("name", ["scores", "labels", "embeddings", "mask_logits", "track_ids", "class_scores"])
 @pytest.mark.parametrize("rows", [0, 2, 4], ids=["none", "too few", "too many"])
 def test_fields_of_another_length_are_refused(name, rows):
     values = {f.name: getattr(detections(3), f.name) for f in fields(Detections)}
@@ -72,7 +72,7 @@ def test_ids_of_another_length_are_refused_later_too():
 def test_printing_shows_shapes_not_pixels(count, tracked, ids):
     assert repr(detections(count, tracked)) == (
         f"Detections(boxes=({count}, 4), scores=({count},), labels=({count},), embeddings=({count}, 5), "
-        f"mask_logits=({count}, 2, 3), track_ids={ids}, mask_frame=image)"
+        f"mask_logits=({count}, 2, 3), track_ids={ids}, mask_frame=image, class_scores=({count}, 3), exclusive=False)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -271,3 +272,60 @@ def test_label_map(found, expected, left_out):
     labels, dropped = label_map(tracks_of(0, *found), min_score=0.5)
     assert labels.dtype == np.uint8
     assert (labels.tolist(), dropped) == (expected, left_out)
+
+
+# ------------------------------------------------------------------------------------- pairs of track and class, ranked
+
+
+def vectors_of(index: int, *found: tuple, unshown: list[float] | None = None) -> FrameTracks:
+    """A frame out of (track id, class vector, mask) tuples, and the class vector of an instance that is not shown."""
+    record = tracks_of(index, *[(id_, int(np.argmax(vector)), max(vector), mask) for id_, vector, mask in found])
+    vectors = np.array([vector for _, vector, _ in found], np.float32).reshape(-1, 2)
+    return replace(record, class_scores=vectors, unshown_scores=unshown and np.array(unshown, np.float32))
+
+
+def ranked(video: VideoTracks, **limits) -> list[tuple]:
+    entries = video.results(7, CATEGORIES, 10, "ranked", **limits)
+    return [(one["category_id"], round(one["score"], 6), one["segmentations"]) for one in entries]
+
+
+def test_an_object_in_three_of_ten_frames_scores_three_tenths():
+    """IAI specification, acceptance check 12; null before it came, an empty mask where it is gone."""
+    video = VideoTracks()
+    for index in range(10):
+        video.add(vectors_of(index, *[(4, [0.5, 0.01], FULL)] * (index in (2, 3, 7))))
+    masks = [None, None, FULL, FULL, EMPTY, EMPTY, EMPTY, FULL, EMPTY, EMPTY]
+    assert ranked(video) == [(4, 0.15, masks)]
+
+
+def test_of_all_pairs_of_track_and_class_the_best_stay():
+    video = VideoTracks()
+    for index in range(10):
+        video.add(vectors_of(index, (0, [0.75, 0.25], FULL), (1, [0.125, 0.5], LEFT)))
+    full, left = [FULL] * 10, [LEFT] * 10
+    assert ranked(video) == [(4, 0.75, full), (9, 0.5, left), (9, 0.25, full), (4, 0.125, left)]
+    assert ranked(video, most=3) == [(4, 0.75, full), (9, 0.5, left), (9, 0.25, full)]
+    assert ranked(video, above=0.25) == [(4, 0.75, full), (9, 0.5, left)], "the limit itself is out"
+
+
+def test_what_is_not_shown_takes_places():
+    video = VideoTracks()
+    for index in range(10):
+        video.add(vectors_of(index, (0, [0.5, 0.0], FULL), unshown=[0.0, 0.75] if index < 8 else None))
+    assert ranked(video) == [(9, 0.6, [None] * 10), (4, 0.5, [FULL] * 10)]
+    assert ranked(video, most=1) == [(9, 0.6, [None] * 10)] and len(video) == 1
+
+
+@pytest.mark.parametrize("frames", [0, 3], ids=["no frame", "frames without tracks"])
+def test_nothing_ranked(frames):
+    video = VideoTracks()
+    for index in range(frames):
+        video.add(vectors_of(index))
+    assert ranked(video) == []
+
+
+def test_tracks_without_class_vectors_cannot_be_ranked():
+    video = VideoTracks()
+    video.add(tracks_of(0, (0, 1, 0.5, FULL)))
+    with pytest.raises(ValueError, match="without class vectors"):
+        ranked(video)

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from models.outputs import Detections
 from models.region_losses import Regions, mask_targets
 from operators.masks import EncodeMasks, decode_masks, encode_box_masks, encode_masks, window_runs
-from operators.records import FrameDetections, FrameInfo, FrameTracks
+from operators.records import UNSHOWN, FrameDetections, FrameInfo, FrameTracks
 
 
 def draw(*rows: str) -> np.ndarray:
@@ -286,3 +286,43 @@ def test_masks_of_boxes_are_painted_in_them():
 def test_detections_without_track_ids_are_a_mistake_in_the_graph():
     with pytest.raises(ValueError, match="'associate' must come before 'encode_masks'"):
         EncodeMasks()([record(torch.zeros(1, 6, 8), with_ids=False)])
+
+
+# ---------------------------------------------------------------------------------------------------- exclusive masks
+
+
+@pytest.mark.parametrize("frame", ["image", "box"])
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_of_exclusive_masks_a_pixel_is_the_first_ones(frame, count):
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        logits = torch.from_numpy(rng.normal(0, 3, (count, 6, 8)).astype(np.float32))
+        low = rng.uniform(-10, 40, (count, 2))
+        boxes = torch.from_numpy(np.concatenate([low, low + rng.uniform(1, 50, (count, 2))], axis=1).astype(np.float32))
+        if frame == "box":
+            plain, own = (encode_box_masks(logits, boxes, 48, 64, exclusive) for exclusive in (False, True))
+        else:
+            plain, own = (encode_masks(logits, (23, 31), 48, 64, exclusive) for exclusive in (False, True))
+        taken, own = np.zeros((48, 64), bool), decode_masks(own, 48, 64)
+        for n, mask in enumerate(decode_masks(plain, 48, 64).transpose(2, 0, 1) > 0):
+            np.testing.assert_array_equal(own[:, :, n] > 0, mask & ~taken)
+            taken |= mask
+
+
+def test_what_is_not_shown_keeps_its_pixels_and_gives_its_scores():
+    logits = torch.full((4, 6, 8), -5.0)
+    logits[1, :, :4] = 5.0                                              # the left half, not shown
+    logits[3] = 5.0
+    given = record(logits)
+    found = replace(given.detections, track_ids=torch.tensor([4, UNSHOWN, UNSHOWN, 9]), exclusive=True,
+                    class_scores=torch.arange(8.0).reshape(4, 2))
+    (tracks,) = EncodeMasks()([replace(given, detections=found)])
+    assert (tracks.track_ids.tolist(), tracks.labels.tolist(), tracks.scores.tolist()) == ([4, 9], [0, 0], [1.0, 0.5])
+    assert tracks.class_scores.tolist() == [[0, 1], [6, 7]] and tracks.unshown_scores.tolist() == [4, 5]
+    painted = decode_masks(tracks.masks, 48, 64)
+    assert not painted[:, :20, 1].any() and painted[:, 40:, 1].all() and len(tracks.boxes) == 2
+
+
+def test_without_class_vectors_there_are_none():
+    (tracks,) = EncodeMasks()([record(torch.zeros(2, 6, 8))])
+    assert tracks.class_scores is None and tracks.unshown_scores is None

@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from operators.errors import ConfigError
+from pipelines.graph import load_graph
 from pipelines.networks import read_network
+from pipelines.stages import STAGES, association_of
 from trainers.ablation_config import Changes, planned, read_ablation, write_pretraining, write_settings
 
 SHIPPED = "configs/ablations/crossvis.yaml"
@@ -67,6 +69,26 @@ def test_settings_that_are_wrong(tmp_path, more, message):
     with pytest.raises(ConfigError) as caught:
         read_ablation(written(tmp_path, **more), NONE)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("seeds, only, runs", [
+    pytest.param(None, (), ["a-0", "b-0", "b-1", "b-2", "c-0", "c-1", "c-2"], id="the most of a variant's tables"),
+    pytest.param(None, ("one",), ["a-0", "b-0"], id="of the table asked for"),
+    pytest.param(2, (), ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"], id="the command line's before all"),
+])  # fmt: skip
+def test_a_table_may_have_seeds_of_its_own(tmp_path, seeds, only, runs):
+    tables = content()["tables"]
+    tables["one"]["seeds"] = 1
+    config = read_ablation(written(tmp_path, seeds=3, tables=tables), NONE)
+    assert sorted(run.folder.name for run in planned(config, tmp_path, seeds, only)) == runs
+
+
+def test_a_variant_may_be_scored_in_another_graph(tmp_path):
+    more = {"graph": "here.yaml", "variants": {**content()["variants"], "b": {"label": "B", "graph": "there.yaml"}}}
+    config = read_ablation(written(tmp_path, **more), NONE)
+    assert {run.variant: run.graph for run in planned(config, tmp_path)} == {
+        "a": "here.yaml", "b": "there.yaml", "c": "here.yaml"}  # fmt: skip
+    assert {run.graph for run in planned(read_ablation(SHIPPED, NONE), tmp_path)} == {"configs/graphs/offline.yaml"}
 
 
 def test_an_unknown_name_is_refused(tmp_path):
@@ -137,11 +159,44 @@ def test_the_shipped_ablation_compares_what_the_paper_compares(tmp_path):
         )  # fmt: skip
 
 
-def test_the_shipped_networks_begin_with_all_of_the_pre_trained_one(tmp_path):
+IAI = "configs/ablations/iai.yaml"
+
+
+def test_the_shipped_ablation_of_iai_compares_what_its_paper_compares(tmp_path):
+    """Eight networks; the paper's figures as in its tables 4, 5 and 7 (IAI specification 7); 3 seeds for table 4."""
+    config = read_ablation(IAI, NONE)
+    paper = {name: [row.paper for row in table.rows] for name, table in config.tables.items()}
+    assert paper == {"modules": [24.0, 12.6, 24.5, 37.9], "block": [12.6, 32.9, 34.9, 36.9, 37.9], "loss": [36.4, 37.9]}
+    runs = planned(config, tmp_path)
+    modules = {row.variant for row in config.tables["modules"].rows}
+    assert {run.seed for run in runs if run.variant in modules} == {0, 1, 2}
+    wanted = {  # identities, local, global, class, loss, tracks by
+        "none": (False, False, False, True, "focal", "cosine_iou"),
+        "identification": (True, False, False, True, "focal", "identities"),
+        "association": (False, True, True, True, "focal", "cosine_iou"),
+        "both": (True, True, True, True, "focal", "identities"),
+        "local_class": (True, True, False, True, "focal", "identities"),
+        "global_class": (True, False, True, True, "focal", "identities"),
+        "local_global": (True, True, True, False, "focal", "identities"),
+        "cross_entropy": (True, True, True, True, "ce", "identities"),
+    }
+    assert config.variants.keys() == wanted.keys() == {run.variant for run in runs}
+    for run in planned(config, tmp_path, seeds=1):
+        write_settings(config, NONE, run, None)
+        spec = read_network(run.folder / "network.yaml")
+        block = spec.config.association
+        rule = association_of(load_graph(run.graph, STAGES), spec)
+        assert wanted[run.variant] == (
+            spec.config.use_id, block.use_local, block.use_global, block.use_cls_projector, spec.config.id_loss, rule
+        ), run.variant  # fmt: skip
+
+
+@pytest.mark.parametrize("shipped, network", [(SHIPPED, "mini_crossvis"), (IAI, "mini_iai")])
+def test_the_shipped_networks_begin_with_all_of_the_pre_trained_one(tmp_path, shipped, network):
     """Same trunk, pyramid, heads and mask branch: every setting that both networks have is equal."""
-    config = read_ablation(SHIPPED, NONE)
+    config = read_ablation(shipped, NONE)
     write_pretraining(config, NONE, tmp_path)
     stills = read_network(yaml.safe_load((tmp_path / "training.yaml").read_text())["network"])
-    clips = read_network("configs/networks/mini_crossvis.yaml")
+    clips = read_network(f"configs/networks/{network}.yaml")
     for name in ("num_classes", "input", "backbone", "channels", "fcos", "mask_channels", "coordinates"):
         assert getattr(stills.config, name) == getattr(clips.config, name), name

@@ -1,6 +1,7 @@
-"""Pairs through DALI: against inference's preprocessing, loops over masks, and hand-made frames with every oddity.
+"""Pairs and clips through DALI: against inference's preprocessing, loops over masks, and hand-made frames with every
+oddity.
 
-Source of what is expected: CrossVIS specification 1.3 (5), 1.5 to 1.7.
+Source of what is expected: CrossVIS specification 1.3 (5), 1.5 to 1.7; IAI specification 1.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from nvidia.dali import types
 from PIL import Image
 
 from models.inputs import InputConfig
-from models.targets import PairBatch
+from models.targets import ClipBatch, PairBatch
 from operators.errors import DatasetError
 from operators.preprocess import pad_to, resize_to, to_network_input
 from operators.shapes import ShapesConfig, generate_clip, write_youtube_vis
 from operators.youtube_vis_data import read_dataset
-from trainers.data import PairLoader, frame_pipe
-from trainers.pairs import FrameAnnotations, FrameIndex, PairDraw, PairSampler
+from trainers.clips import ClipDraw, ClipSampler, ScaleConfig
+from trainers.data import ClipLoader, PairLoader, frame_pipe
+from trainers.frames import FrameAnnotations, FrameIndex, has_area
+from trainers.pairs import PairDraw, PairSampler
 
 CPU = torch.device("cpu")
 CLIPS = ShapesConfig(
@@ -304,7 +307,7 @@ def test_batches_come_in_the_order_of_the_draws(shapes):
 
 
 def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "pair-loader"]
+    return [thread for thread in threading.enumerate() if thread.name == "frame-loader"]
 
 
 @pytest.mark.parametrize("taken", [0, 1, 3])
@@ -386,3 +389,138 @@ def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path):
     Image.new("RGB", (40, 30)).save(index.dataset.image_root / name)
     with pytest.raises(DatasetError, match=f"{name}: 40x30 pixels, but the annotations say"):
         load(index, draw(index, 0, 0, 0), config=HALF)
+
+
+# --------------------------------------------------------------------------------------------------------------- clips
+
+
+def load_clips(
+    index: FrameIndex, *draws: ClipDraw, config: InputConfig = INPUT, device: torch.device = CPU
+) -> ClipBatch:
+    """One batch of exactly these draws, as a worker gets it."""
+    loader = ClipLoader(itertools.cycle(draws), index, config, batch=len(draws), frames=len(draws[0].frames),
+                        device=device)  # fmt: skip
+    try:
+        return next(loader)
+    finally:
+        loader.close()
+
+
+def clip(
+    index: FrameIndex, video: int, places: Sequence[int], flips: Sequence[bool] | None = None,
+    scales: Sequence[tuple[int, int]] | None = None,
+) -> ClipDraw:  # fmt: skip
+    """Places among the usable frames of a video."""
+    frames = tuple(index.videos[video][place] for place in places)
+    return ClipDraw(frames, tuple(flips or [False] * len(places)), None if scales is None else tuple(scales))
+
+
+def test_each_frame_of_a_clip_is_what_it_is_as_half_of_a_pair(shapes):
+    """One definition serves both: frames, mirroring and masks are the same to the bit."""
+    flips = [(False, True, True, False, True), (True, False, False, False, True)]
+    places = [(0, 1, 2, 3, 4), (4, 1, 3, 0, 0)]
+    batch = load_clips(shapes, *(clip(shapes, v, places[v], flips[v]) for v in (0, 1)))
+    assert len(batch) == 2 and len(batch.images) == len(batch.targets) == len(batch.slots) == 5
+    for t, v in itertools.product(range(5), (0, 1)):
+        alone = load(shapes, draw(shapes, v, places[v][t], places[v][t], flips[v][t]))
+        assert torch.equal(batch.images[t][v], alone.images[0][0]), (t, v)
+        ours, theirs = batch.targets[t][v], alone.targets[0][0]
+        assert torch.equal(ours.masks, theirs.masks) and torch.equal(ours.boxes, theirs.boxes)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+BOX = (10, 10, 20, 20)
+
+
+def test_identities_count_from_0_in_each_clip_by_annotation_id(tmp_path):
+    """The specification's clip (10, check 7), beside another whose tracks come in the file in another order."""
+    def seen(*frames: int) -> list[Box | None]:
+        return [BOX if t in frames else None for t in range(5)]
+
+    index = hand_made(tmp_path, (LANDSCAPE, {7: seen(0, 1, 3), 9: seen(1, 2, 4), 4: seen(4)}),
+                      (LANDSCAPE, {30: seen(0, 1, 2, 3, 4), 21: seen(0, 3)}))  # fmt: skip
+    batch = load_clips(index, clip(index, 0, range(5)), clip(index, 1, range(5)), config=HALF)
+    of_first, of_second = ([slot[b].identities.tolist() for slot in batch.targets] for b in (0, 1))
+    assert of_first == [[1], [1, 2], [2], [1], [2, 0]]
+    assert of_second == [[1, 0], [1], [1], [1, 0], [1]]
+    part = load_clips(index, clip(index, 0, (1, 2)), config=HALF)
+    assert [slot[0].identities.tolist() for slot in part.targets] == [[0, 1], [1]], "4 is not in this clip"
+
+
+def test_an_instance_that_resizing_leaves_nothing_of_stays_in_a_clip(tmp_path):
+    """In a pair it is dropped; in a clip the next frame knows it."""
+    lost = (30, 30, 1, 1)
+    index = hand_made(tmp_path, (LANDSCAPE, {2: [lost, BOX], 4: [BOX, BOX]}))
+    first, second = (slot[0] for slot in load_clips(index, clip(index, 0, (0, 1)), config=HALF).targets)
+    assert first.identities.tolist() == second.identities.tolist() == [0, 1]
+    assert not first.masks[0].any() and first.masks[1].any() and first.boxes[0].tolist() == [15, 15, 15.5, 15.5]
+
+
+def test_every_frame_of_a_batch_of_clips_has_one_size_and_tells_its_own(tmp_path):
+    """Two shapes and a size drawn for each frame: one tensor size for all, what lies beyond a frame is zero."""
+    index = hand_made(tmp_path, (LANDSCAPE, {1: [BOX] * 3}), (PORTRAIT, {2: [BOX] * 3}))
+    config = InputConfig(short_side=48, long_side=64, mean=(0, 0, 0))
+    sizes = [[(48, 64), (24, 32), (96, 128)], [(64, 48), (32, 24), (32, 24)]]
+    scales = [[(48, 64), (24, 640), (960, 128)], [(48, 64), (24, 640), (360, 32)]]
+    flips = [False, True, False]
+    batch = load_clips(index, *(clip(index, v, range(3), flips, scales[v]) for v in (0, 1)), config=config)
+    assert [tuple(image.shape) for image in batch.images] == [(2, 3, 96, 128)] * 3
+    padded = [[(64, 64), (64, 64)], [(32, 32), (32, 32)], [(96, 128), (32, 32)]]
+    assert [[tuple(size) for size in slot] for slot in batch.sizes] == padded
+    for t, v in itertools.product(range(3), (0, 1)):
+        (h, w), image, targets = sizes[v][t], batch.images[t][v], batch.targets[t][v]
+        assert image[:, :h, :w].ne(0).any(0).all() and not image[:, h:].any() and not image[:, :, w:].any()
+        assert targets.masks.shape == (1, 96, 128) and not targets.masks[:, h:].any()
+        scale = h / (LANDSCAPE, PORTRAIT)[v][0]
+        left = w - 30 * scale if flips[t] else 10 * scale
+        assert targets.boxes[0].tolist() == pytest.approx([left, 10 * scale, left + 20 * scale, 30 * scale])
+        rows, columns = (targets.masks[0].any(1 - axis).nonzero().squeeze(1) for axis in (0, 1))
+        assert (rows[0], rows[-1] + 1) == (10 * scale, 30 * scale) and len(columns) == 20 * scale
+        assert columns[0] == left
+
+
+def test_boxes_of_clips_are_clipped_and_scaled_per_axis(tmp_path):
+    """64 x 47 becomes 33 x 24: the axes have scales of their own."""
+    index = hand_made(tmp_path, ((47, 64), {1: [(-6, 8, 20, 60)]}))
+    batch = load_clips(index, clip(index, 0, (0,)), config=InputConfig(short_side=24, long_side=90))
+    assert resize_to(47, 64, 24, 90) == (24, 33)
+    assert batch.targets[0][0].boxes[0].tolist() == pytest.approx([0, 8 * 24 / 47, 14 * 33 / 64, 24])
+
+
+def test_batches_of_clips_come_in_the_order_of_the_draws(shapes):
+    sampler = ClipSampler(shapes, frames=3, flip=0.5, flip_sync=False, seed=4,
+                          scale=ScaleConfig(short_side=(40, 60), long_side=(70, 100), each="frame"))  # fmt: skip
+    loader = ClipLoader(sampler.draws(3), shapes, INPUT, batch=2, frames=3, device=CPU)
+    expected = list(itertools.islice(sampler.draws(3), 6))
+    try:
+        for begin in (0, 2, 4):
+            batch, alone = next(loader), load_clips(shapes, *expected[begin : begin + 2])
+            assert all(torch.equal(a, b) for a, b in zip(batch.images, alone.images, strict=True)), begin
+            assert batch.sizes == alone.sizes
+    finally:
+        loader.close()
+
+
+def test_a_clip_of_a_short_video_repeats_its_frames(tmp_path):
+    index = hand_made(tmp_path, (LANDSCAPE, {1: [BOX] * 2}))
+    sampler = ClipSampler(FrameIndex(index.dataset, has_area), frames=5, flip=0.0, flip_sync=False, scale=None, seed=0)
+    batch = load_clips(index, next(sampler.draws(0)), config=HALF)
+    assert [torch.equal(batch.images[0], batch.images[t]) for t in range(5)] == [True, False, True, False, True]
+
+
+def test_targets_of_clips_lie_on_the_loaders_device(shapes):
+    batch = load_clips(shapes, clip(shapes, 0, (0, 1)), device=torch.device("meta"))
+    for slot in batch.targets:
+        assert {getattr(slot[0], n).device.type for n in ("boxes", "labels", "identities", "masks")} == {"meta"}
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_clips_with_nearly_the_same_pixels_and_the_same_masks(shapes):
+    one = clip(shapes, 0, (0, 2, 3), (True, False, True), [(40, 90), (50, 90), (60, 100)])
+    here, there = load_clips(shapes, one), load_clips(shapes, one, device=torch.device("cuda", 0))
+    assert here.sizes == there.sizes
+    for t in range(3):
+        difference = (there.images[t].cpu() - here.images[t]).abs()
+        assert difference.mean() < 1 and difference.quantile(0.999) <= 8, "two decoders, and rounding"
+        assert torch.equal(there.targets[t][0].masks.cpu(), here.targets[t][0].masks)
+        assert torch.equal(there.targets[t][0].identities.cpu(), here.targets[t][0].identities)

@@ -15,7 +15,8 @@ import pytest
 
 from operators.errors import DatasetError
 from operators.youtube_vis_data import Dataset, read_dataset
-from trainers.pairs import FrameIndex, PairSampler
+from trainers.frames import FrameIndex
+from trainers.pairs import PairSampler
 
 
 def dataset(folder: Path, *videos: dict[int, str], crowd: tuple[int, ...] = ()) -> Dataset:

@@ -12,10 +12,12 @@ import torch
 import yaml
 from torch import nn
 
+from models.association_block import AssociationConfig
 from models.calibration import CalibrationConfig
 from models.condinst import CondInst, CondInstConfig
 from models.crossvis import CrossVIS, CrossVISConfig
 from models.fcos import FCOSConfig
+from models.iai import IAI, IAIConfig
 from models.inputs import InputConfig
 from models.resnet import ResNetConfig
 from operators.errors import CheckpointError
@@ -96,6 +98,37 @@ def test_two_stage_networks_begin_with_another_number_of_classes_and_without_a_t
     assert fresh == of_classes | {name for name in network.state_dict() if name.startswith("track_head.")}
 
 
+def iai(association: AssociationConfig | None = None, num_slots: int = 4) -> IAI:
+    """STILLS, with memory before its heads."""
+    shared = {f.name: getattr(STILLS, f.name) for f in fields(STILLS)}
+    torch.manual_seed(0)
+    return IAI(IAIConfig(**shared, num_slots=num_slots, association=association or MEMORY))
+
+
+MEMORY = AssociationConfig(dim=16, hidden=32, groups=4, radius=1, class_channels=96)    # 16 + 16 + 96 = 128 of C5
+
+
+def test_stills_leave_memory_and_identities_fresh():
+    """C5' is as wide as C5, so the pyramid's lateral convolutions fit (IAI specification 2.2)."""
+    network, state = iai(), built(STILLS, 1).state_dict()
+    fresh = start_from(network, state, "stills")
+    assert fresh and all(name.startswith(("association.", "identity_head.")) for name in fresh)
+    assert loaded(network, state) == state.keys()
+
+
+def test_without_the_classification_projector_one_lateral_convolution_begins_fresh():
+    network, state = iai(replace(MEMORY, use_cls_projector=False)), built(STILLS, 1).state_dict()
+    fresh = {n for n in start_from(network, state, "stills") if not n.startswith(("association.", "identity_head."))}
+    assert fresh == {"fpn.lateral.2.weight"}
+
+
+def test_more_identities_leave_the_bank_and_the_logits_fresh():
+    """From N = 20 to 25 (IAI specification 3.4); the bank's bias is taken."""
+    network, state = iai(num_slots=6), iai(num_slots=4).state_dict()
+    fresh = start_from(network, state, "fewer")
+    assert sorted(fresh) == ["association.bank.conv.weight", "identity_head.logits.bias", "identity_head.logits.weight"]
+
+
 @pytest.mark.parametrize("change, message", [
     pytest.param({"fpn.": None}, "fpn.", id="a part is missing"),
     pytest.param({"controller.weight": torch.zeros(1)}, r"controller.weight is \(1,\), expected \(169, 16, 3, 3\)",
@@ -131,7 +164,7 @@ def config(tmp_path_factory) -> Path:
         "network": str(folder / "net.yaml"), "start_from": str(folder / "stills.safetensors"), "steps": 3,
         "data": {"annotations": str(folder / "data" / "instances.json"),
                  "image_root": str(folder / "data" / "JPEGImages")},
-        "pairs_per_step": 2, "checkpoint_every": 1, "log_every": 1, "workers": {"cpus_per_worker": 1},
+        "samples_per_step": 2, "checkpoint_every": 1, "log_every": 1, "workers": {"cpus_per_worker": 1},
         "optimizer": {"learning_rate": 0.001, "warmup_steps": 0, "average_decay": 0.5}}  # fmt: skip
     (folder / "train.yaml").write_text(yaml.safe_dump(content))
     return folder / "train.yaml"

@@ -1,6 +1,6 @@
 """One update: learning rates from a table, decay and averages by hand, and a loss that is no number.
 
-Source of what is expected: CrossVIS specification 3.7.
+Source of what is expected: CrossVIS specification 3.7; IAI specification 3.4.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.association_block import AssociationConfig
 from models.crossvis import CrossVIS, CrossVISConfig
 from models.fcos import FCOSConfig
+from models.iai import IAI, IAIConfig
 from models.norms import FrozenBatchNorm2d
 from models.resnet import ResNetConfig
-from trainers.step import Average, OptimizerConfig, learning_rate, make_optimizer, train_step
+from pipelines.config import build, load_yaml, resolve
+from trainers.config import TrainConfig
+from trainers.step import Average, OptimizerConfig, PartConfig, learning_rate, make_optimizer, train_step
 
 # -------------------------------------------------------------------------------------------------------- learning rate
 
@@ -27,6 +31,21 @@ from trainers.step import Average, OptimizerConfig, learning_rate, make_optimize
 ])  # fmt: skip
 def test_the_released_schedule(step, rate):
     assert learning_rate(step, 23000, OptimizerConfig()) == pytest.approx(rate, rel=1e-9)
+
+
+@pytest.mark.parametrize("step, rate", [
+    (0, 1e-7), (250, 5.005e-5), (499, 1e-4 * (0.998 + 0.001 * 0.002)), (500, 1e-4), (5599, 1e-4), (5600, 1e-5),
+    (7699, 1e-5), (7700, 1e-6), (8399, 1e-6),
+])  # fmt: skip
+def test_the_released_schedule_of_iai(step, rate):
+    """12 epochs of 700 steps, a tenth after the 8th and the 11th, 500 steps of warm-up."""
+    cfg = settings_of("iai_condinst_r50_ytvis19")
+    assert learning_rate(step, cfg.steps, cfg.optimizer) == pytest.approx(rate, rel=1e-6)
+
+
+def settings_of(name: str) -> TrainConfig:
+    path = resolve(f"configs/training/{name}.yaml")
+    return build(TrainConfig, load_yaml(path), str(path))
 
 
 @pytest.mark.parametrize("total, decays", [
@@ -88,19 +107,104 @@ class Parts(nn.Module):
                 value.fill_(1.0)
 
 
+def decayed(name: str, **settings) -> dict[str, float]:
+    """By what one step with a gradient of 0 does: 1 becomes 1 - rate * decay, or stays 1."""
+    network = Parts()
+    optimizer = make_optimizer(network, OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5, **settings))
+    nothing = 0.0 * sum(value.sum() for value in network.parameters() if value.requires_grad)
+    train_step(lambda batch: {"nothing": nothing}, network, optimizer, None, 0.1, None)
+    return {name: round(value.flatten()[0].item(), 6) for name, value in network.named_parameters()}
+
+
+NORM_NAMES = [f"{kind}_norm.{what}" for kind in ("batch", "group", "layer") for what in ("weight", "bias")]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("settings, bias, norm", [
+    pytest.param({}, 0.95, 1, id="as CrossVIS: norms do not"),
+    pytest.param({"decay_norms": True}, 0.95, 0.95, id="as IAI: everything"),
+    pytest.param({"decay_biases": False}, 1, 1, id="weights alone"),
+    pytest.param({"decay_biases": False, "decay_norms": True}, 1, 0.95, id="a norm's bias is the norm's"),
+])  # fmt: skip
+def test_what_decays(name, settings, bias, norm):
+    assert decayed(name, **settings) == {
+        "conv.weight": 0.95, "conv.bias": bias, "scales": 0.95, **dict.fromkeys(NORM_NAMES, norm),
+        "frozen.weight": 1, "frozen.bias": 1}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_weights_and_biases_decay_and_norms_do_not(name):
-    """By what one step without a gradient does: 1 becomes 1 - rate * decay, or stays 1."""
-    network = Parts()
-    optimizer = make_optimizer(network, OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5))
-    for value in network.parameters():
-        value.grad = torch.zeros_like(value) if value.requires_grad else None
-    optimizer.step()
-    after = {name: round(value.flatten()[0].item(), 6) for name, value in network.named_parameters()}
-    assert after == {
+    assert decayed(name) == {
         "conv.weight": 0.95, "conv.bias": 0.95, "scales": 0.95, "batch_norm.weight": 1, "batch_norm.bias": 1,
         "group_norm.weight": 1, "group_norm.bias": 1, "layer_norm.weight": 1, "layer_norm.bias": 1,
         "frozen.weight": 1, "frozen.bias": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_parts_have_rates_of_their_own(name):
+    """Shrinking by rate x decay tells both at once. The first part that a name contains counts."""
+    parts = (PartConfig(contains="norm", learning_rate=0.5, weight_decay=0.2), PartConfig(contains="conv"),
+             PartConfig(contains="a", learning_rate=3.0))  # fmt: skip
+    after = decayed(name, parts=parts, decay_norms=True)
+    assert after == {
+        **dict.fromkeys(NORM_NAMES, 0.995),                             # 1 - 0.05 * 0.1; "batch", "layer" hold an a
+        "conv.weight": 0.95, "conv.bias": 0.95, "scales": 0.85,         # 1 - 0.3 * 0.5
+        "frozen.weight": 1, "frozen.bias": 1}  # fmt: skip
+
+
+def test_the_learning_rate_of_a_step_is_multiplied_in_each_part():
+    network = Line()
+    network.slow = nn.Parameter(torch.tensor([2.0]))
+    cfg = OptimizerConfig(momentum=0.0, weight_decay=0.0, parts=(PartConfig(contains="slow", learning_rate=0.1),))
+    optimizer = make_optimizer(network, cfg)
+    train_step(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, None, 0.5, None)
+    assert network.slow.item() == pytest.approx(1.95) and network.w.tolist() == pytest.approx([2.5, 3.5])
+    train_step(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, None, 0.1, None)
+    assert network.slow.item() == pytest.approx(1.94) and network.w.tolist() == pytest.approx([2.4, 3.4])
+
+
+def test_the_rates_of_the_released_iai():
+    """Backbone, and by its name the classification projector: a tenth of the rate, nine tenths of the decay."""
+    network = IAI(IAIConfig(
+        num_classes=3, num_slots=4, channels=16, mask_channels=8,
+        backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=8, mid_channels=4, norm="frozen_statistics",
+                              stride_in="3x3"),
+        fcos=FCOSConfig(tower_convs=1, groups=4, tower_bias=False),
+        association=AssociationConfig(dim=16, hidden=32, groups=4, radius=1, class_channels=96)))  # fmt: skip
+    optimizer = make_optimizer(network, settings_of("iai_condinst_r50_ytvis19").optimizer)
+    of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    names = {id(p): name for name, p in network.named_parameters()}
+    slow = {names[key] for key, group in of.items() if (group["lr"], group["weight_decay"]) == (1e-5, 9e-5)}
+    rest = {names[key] for key, group in of.items() if (group["lr"], group["weight_decay"]) == (1e-4, 1e-4)}
+    assert slow == {name for name in names.values() if "backbone" in name and id(network.get_parameter(name)) in of}
+    assert "association.backbone_projector.bias" in slow and "association.encoder_projector.bias" in rest
+    assert any(name.endswith("norm.weight") for name in slow), "norms of the backbone train, and decay"
+    assert len(slow) + len(rest) == len(of) == sum(p.requires_grad for p in network.parameters())
+
+
+def test_a_part_that_no_parameter_belongs_to_is_refused():
+    with pytest.raises(ValueError, match="optimizer.parts: no trainable parameter's name contains 'bakbone'"):
+        make_optimizer(Parts(), OptimizerConfig(parts=(PartConfig(contains="bakbone"),)))
+
+
+@pytest.mark.parametrize("settings", [
+    {"contains": ""}, {"contains": "a", "learning_rate": 0.0}, {"contains": "a", "weight_decay": -1.0}], ids=str)
+def test_parts_out_of_range(settings):
+    with pytest.raises(ValueError):
+        PartConfig(**settings)
+
+
+def test_a_checkpoint_of_a_run_before_there_were_parts_goes_on():
+    """Its groups are in the same order, and have no factors."""
+    network = Parts()
+    optimizer = make_optimizer(network, OptimizerConfig())
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"]:
+        group.pop("rate_factor")
+    assert [group["weight_decay"] for group in saved["param_groups"]] == [1e-4, 0.0]
+    optimizer.load_state_dict(saved)
+    train_step(lambda batch: {"a": network.scales.sum()}, network, optimizer, None, 0.25, None)
+    assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
 def test_every_trainable_parameter_is_in_the_optimiser_once():

@@ -36,8 +36,9 @@ from operators.youtube_vis_data import read_dataset
 from pipelines.networks import load_network, read_network
 from trainers.curves import read_metrics
 from trainers.data import PairLoader
+from trainers.frames import FrameIndex
 from trainers.loop import Log
-from trainers.pairs import FrameIndex, PairDraw, PairSampler
+from trainers.pairs import PairDraw, PairSampler
 from trainers.step import Average, OptimizerConfig, learning_rate, make_optimizer
 from trainers.train import prepare
 
@@ -81,7 +82,7 @@ def written(folder: Path) -> Path:
     data = {"annotations": str(folder / "data" / "instances.json"), "image_root": str(folder / "data" / "JPEGImages"),
             "max_interval": 3, "made_by": MADE_BY}
     content = {
-        "network": str(folder / "net.yaml"), "data": data, "steps": STEPS, "pairs_per_step": PAIRS, "seed": SEED,
+        "network": str(folder / "net.yaml"), "data": data, "steps": STEPS, "samples_per_step": PAIRS, "seed": SEED,
         "optimizer": OPTIMIZER, "log_every": 2, "checkpoint_every": 2,
         "workers": {"num_workers": 1, "cpus_per_worker": 1}}  # fmt: skip
     path = folder / "train.yaml"
@@ -109,7 +110,7 @@ def test_prepare_checks_and_makes_the_folder(config, tmp_path):
     pytest.param(["optimizer.name=lion"], ConfigError, "optimizer.name: expected 'sgd' or 'adamw'", id="optimiser"),
     pytest.param(["steps=0"], ConfigError, "at least 1", id="no step"),
     pytest.param(["workers.num_workers=0"], ConfigError, "at least 1", id="no worker"),
-    pytest.param(["workers.num_workers=3"], ConfigError, "pairs_per_step is 4, not a multiple of workers.num_workers",
+    pytest.param(["workers.num_workers=3"], ConfigError, "samples_per_step is 4, not a multiple of workers.num_workers",
                  id="pairs that do not divide among the workers"),
     pytest.param(["data.max_interval=-1"], ConfigError, "max_interval", id="T below 0"),
     pytest.param(["data.flip=2"], ConfigError, "flip", id="a probability of 2"),
@@ -171,8 +172,16 @@ def test_where_a_run_is_spread_does_not_belong_to_its_settings(config, tmp_path)
 
     same = ("workers.num_workers=2", "workers.cpus_per_worker=3", "log_every=1", "checkpoint_every=1", "data.threads=2")
     assert {fingerprint(change) for change in same} == {fingerprint()}
-    other = ("steps=5", "seed=8", "pairs_per_step=8", "optimizer.learning_rate=0.1", "data.max_interval=null")
+    other = ("steps=5", "seed=8", "samples_per_step=8", "optimizer.learning_rate=0.1", "data.max_interval=null")
     assert len({fingerprint(), *map(fingerprint, other)}) == 1 + len(other)
+
+
+def test_a_run_that_began_before_later_settings_came_is_gone_on_with(config, tmp_path):
+    """This was its fingerprint when pairs were all there was; see trainers/fingerprint.py."""
+    assert prepare(config, [], tmp_path, resume=False).fingerprint == "77e124c0a7b3c166"
+    changes = ("optimizer.decay_norms=true", "optimizer.parts=[{contains: fpn}]")
+    found = {prepare(config, [change], tmp_path, resume=False).fingerprint for change in changes}
+    assert len(found) == 2 and "77e124c0a7b3c166" not in found
 
 
 def test_a_line_after_a_torn_one_is_not_lost(tmp_path):
@@ -390,7 +399,7 @@ def test_the_curves(story, expected):
         assert row["total"] == pytest.approx(sum(expected.losses[begin : begin + 2]) / 2, abs=2e-6)
         parts = [row[name] for name in ("class", "box", "centerness", "mask", "crossover", "identity")]
         assert sum(parts) == pytest.approx(row["total"], abs=1e-5)
-        assert row["pairs_per_s"] > 0 and row["step_s"] >= row["data_wait_s"] >= 0
+        assert row["samples_per_s"] > 0 and row["step_s"] >= row["data_wait_s"] >= 0
     # warm-up 0.001 and 0.5005 of 0.01; the rate falls to a tenth from 0.7 * 4 = 2.8 on
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.01 * 0.50150 / 2, (0.01 + 0.001) / 2], abs=1e-6)
     with Image.open(story.run / "losses.png") as image:
