@@ -4,8 +4,8 @@ In:     one mask of a file: null, uncompressed RLE, compressed RLE or polygons
 Out:    a COCO compressed RLE {"size": [H, W], "counts": str}, column-major, or None where there is no mask
 State:  none
 Limits: a frame has at most MAX_PIXELS pixels; counts must fill it exactly; an outline may be about as long as the frame
-        has pixels. All this is checked before pycocotools sees a mask: its C code trusts what it is given, and
-        counts that do not fit crash it or make it read and reserve memory without bound.
+        has pixels, and no longer than MAX_OUTLINE. All this is checked before pycocotools sees a mask: its C code
+        trusts what it is given, and counts that do not fit crash it or make it read and reserve memory without bound.
 Source: CrossVIS specification 1.2; run lengths are read in youtube_vis_runs.py
 """
 
@@ -21,6 +21,9 @@ from pycocotools import mask as coco_mask
 
 from operators.errors import DatasetError
 from operators.youtube_vis_runs import MAX_PIXELS, compressed_extents, plain_extents
+
+MAX_OUTLINE = 1 << 22
+"""Pixels of a mask's outline, all its polygons together: COCO's rasteriser reserves some 50 bytes for each."""
 
 Rle = dict[str, Any]
 Where = Callable[[int], str]
@@ -142,7 +145,7 @@ def _from_runs(counts: Any, height: int, width: int, where: str) -> Rle:
 
 def _from_polygons(rings: list[Any], height: int, width: int, where: str) -> Rle:
     outline, kept = 0.0, []
-    size, limit = np.array([width, height]), height * width + 8 * (height + width) + 1000
+    size, limit = np.array([width, height]), min(height * width + 8 * (height + width) + 1000, MAX_OUTLINE)
     for ring in rings:
         points = _points(ring, where)                                             # (points, 2), x and y
         if not len(points):
@@ -154,9 +157,9 @@ def _from_polygons(rings: list[Any], height: int, width: int, where: str) -> Rle
             longest = len(points) * float((high - low).max())       # most are far from the limit: a bound is enough
             outline += longest if longest < limit / len(rings) else _outline(points)
             kept.append(ring)
-    # COCO's rasteriser reserves some 50 bytes for every pixel of outline
     if outline > limit:
-        raise DatasetError(f"{where}: a polygon's outline is longer than the frame has pixels; damaged?")
+        what = "the frame has pixels" if limit < MAX_OUTLINE else f"{MAX_OUTLINE} pixels"
+        raise DatasetError(f"{where}: a polygon's outline is longer than {what}; damaged?")
     if not kept:
         return _from_runs([height * width], height, width, where)
     return _with_text(coco_mask.merge(coco_mask.frPyObjects(kept, height, width)))

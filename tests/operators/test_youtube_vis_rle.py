@@ -136,6 +136,15 @@ def test_damage_is_told(segmentation, message):
         segmentation_to_rle(segmentation, 3, 4, "frame 5")
 
 
+def test_an_outline_of_a_huge_frame_does_not_reserve_gigabytes():
+    """300 times across 16384 x 16384 pixels: by the frame's own size that would be 13 GB."""
+    to_and_fro = [0, 0, 16384, 16384] * 150
+    with pytest.raises(DatasetError, match="outline is longer than 4194304 pixels"):
+        segmentation_to_rle([to_and_fro], 16384, 16384, "frame 5")
+    once = segmentation_to_rle([[0, 0, 16384, 0, 16384, 16384]], 16384, 16384, "frame 5")
+    assert once["size"] == [16384, 16384]
+
+
 @pytest.mark.parametrize("odd", [None, 7, {}, {"counts": "4"}, {"size": [3, 4], "counts": [12]}, {"size": [3, 4]}])
 def test_what_is_no_compressed_rle_is_refused(odd):
     check_compressed([], str)
