@@ -32,7 +32,9 @@ from models.losses import at_least_float32, sigmoid_focal_loss
 from models.resnet import ResNetConfig
 from models.targets import ClipBatch
 
-PIXELS = InputConfig(channel_order="rgb", mean=(123.68, 116.779, 103.939), std=(58.393, 57.12, 57.375))
+PIXELS = InputConfig(
+    channel_order="rgb", mean=(123.68, 116.779, 103.939), std=(58.393, 57.12, 57.375), antialias=False
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,5 +21,8 @@ class InputConfig:
     mean: tuple[float, float, float] = (103.530, 116.280, 123.675)
     """Subtracted per channel, in `channel_order`, from 0..255."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    antialias: bool = True
+    """Widen the filter where frames shrink, as PIL does and CrossVIS was trained; False is plain bilinear, as OpenCV
+    does and IAI was trained. Weights want the one they have seen."""
     divisor: int = 32
     """Sides are padded at the right and bottom to a multiple of this."""

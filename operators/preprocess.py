@@ -1,7 +1,7 @@
 """Step 3: decoded frames to network input, by DALI.
 
 In:     Frame   images (H, W, 3) uint8 RGB, of any sizes
-Out:    Image   pixels (3, Hp, Wp) float32: resized with antialiasing and rounded to 8 bits, mean subtracted, padded
+Out:    Image   pixels (3, Hp, Wp) float32: resized as `antialias` asks and rounded to 8 bits, mean subtracted, padded
                 with zeros at the right and bottom to a multiple of `divisor`
 State:  none
 Limits: frames beyond 2^26 pixels are refused
@@ -69,7 +69,7 @@ def to_network_input(images: list[np.ndarray], size: tuple[int, int], cfg: Input
     x = ndd.as_batch([np.ascontiguousarray(image) for image in images], layout="HWC")
     if device == "gpu":
         x = x.gpu()
-    x = ndd.resize(x, size=list(size), antialias=True)
+    x = ndd.resize(x, size=list(size), antialias=cfg.antialias)
     if cfg.channel_order == "bgr":
         x = ndd.color_space_conversion(x, image_type=types.RGB, output_type=types.BGR)
     x = ndd.crop_mirror_normalize(x, dtype=ndd.float32, mean=list(cfg.mean), std=list(cfg.std), output_layout="CHW")

@@ -4,8 +4,8 @@ In:     `PairDraw`s (trainers/pairs.py) or `ClipDraw`s (trainers/clips.py): whic
 Out:    `PairBatch` or `ClipBatch` (models/targets.py): T image tensors (B, 3, Hp, Wp), all of one size, targets per
         frame; of pairs also counterparts
 State:  none but the sampler's position; nothing random happens in here, so the same draws give the same bits
-Source: CrossVIS specification 1.6, 1.7: antialiased resize of the image, nearest for masks, annotated boxes scaled,
-        mirrored with them and clipped; of pairs, instances are dropped whose box or resized mask is empty. IAI
+Source: CrossVIS specification 1.6, 1.7: bilinear for the image (`antialias`), nearest for masks, annotated boxes
+        scaled, mirrored with them and clipped; of pairs, instances are dropped whose box or resized mask is empty. IAI
         specification 1: those of clips stay, and their identities count from 0 in each clip.
 
 One definition serves both devices: on a GPU JPEGs are decoded by `mixed` and all after runs there.
@@ -97,7 +97,7 @@ def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | No
         image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=order)
         if device == "gpu":
             masks = masks.gpu()
-        image = fn.flip(fn.resize(image, size=size, antialias=True), horizontal=flip)
+        image = fn.flip(fn.resize(image, size=size, antialias=cfg.antialias), horizontal=flip)
         masks = fn.flip(fn.resize(masks, size=size, interp_type=types.INTERP_NN), horizontal=flip)
         image = fn.crop_mirror_normalize(
             image, dtype=types.FLOAT, mean=list(cfg.mean), std=list(cfg.std), output_layout="CHW"

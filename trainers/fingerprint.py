@@ -37,6 +37,7 @@ LATER_OF_NETWORKS: dict[str, Any] = {
     "giou_added": 1.0,
     "max_mask_positives": 500,
     "fcos.tower_bias": True,
+    "input.antialias": True,
 }
 
 

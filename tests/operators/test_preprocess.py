@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,22 @@ def test_a_plain_subsampling_would_be_told_apart():
     (out,) = Preprocess(SMALL)([Frame(FrameInfo("s", 0, 0.0, 120, 120), image)])
     inner = out.pixels[:, 2:28, 2:28]
     assert inner.min() >= 120 and inner.max() <= 135
+
+
+@pytest.mark.parametrize("height, width", [(90, 135), (60, 90), (45, 90)])
+def test_plain_bilinear_looks_at_four_pixels(height, width):
+    """Without antialiasing: half-pixel centres, the two nearest pixels of each axis, whatever the scale."""
+    cfg = replace(SMALL, antialias=False)
+    given = frame(height, width)
+    (out,) = Preprocess(cfg)([given])
+    h, w = out.size
+    image = given.image[..., ::-1].astype(float)
+    for i, j in [(0, 0), (h // 2, w // 3), (h - 1, w - 1), (3, w - 2)]:
+        y, x = (max((i + 0.5) * height / h - 0.5, 0), max((j + 0.5) * width / w - 0.5, 0))
+        rows = [(min(int(y), height - 1), 1 - y % 1), (min(int(y) + 1, height - 1), y % 1)]
+        columns = [(min(int(x), width - 1), 1 - x % 1), (min(int(x) + 1, width - 1), x % 1)]
+        expected = sum(a * b * image[r, c] for r, a in rows for c, b in columns)
+        assert np.abs(out.pixels[:, i, j].numpy() - expected).max() <= 0.51, (i, j)
 
 
 @pytest.mark.parametrize("order, channels", [pytest.param("bgr", (30, 20, 10), id="bgr"),
