@@ -155,6 +155,7 @@ def test_no_file(tmp_path):
     assert_refused(tmp_path, "cannot be read")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")     # torch's, before it refuses the file
 @pytest.mark.parametrize("content", [
     pytest.param(b"no checkpoint, but text", id="text"), pytest.param(bytes(1000), id="zeros"),
     pytest.param(b"PK\x03\x04" + bytes(100), id="a broken zip"),
@@ -185,6 +186,7 @@ class Code:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")     # torch's, before it refuses the file
 @pytest.mark.parametrize("write", [
     pytest.param(lambda content, path: torch.save(content, path), id="as torch saves"),
     pytest.param(lambda content, path: path.write_bytes(pickle.dumps(content)), id="a bare pickle"),
