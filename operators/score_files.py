@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from operators.errors import ConfigError
+from operators.replacing import replacing
 
 
 def check_writable(path: Path | str | None) -> None:
@@ -25,15 +25,11 @@ def check_writable(path: Path | str | None) -> None:
 def write_scores(path: Path | str, scores: Any) -> None:
     """Write `scores`; what was there is replaced only when all went well. Raises ConfigError naming the file."""
     text = json.dumps(_without_nan(scores), indent=2, allow_nan=False) + "\n"
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")     # as formats.replacing, which loads torch: 1.7 s
     try:
-        part.write_text(text, encoding="ascii")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="ascii")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}).") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _without_nan(value: Any) -> Any:

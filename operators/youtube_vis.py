@@ -17,7 +17,6 @@ video and category (youtube_vis_iou.py), matched (youtube_vis_match.py), counted
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +29,7 @@ import numpy as np
 
 from operators.cpus import usable_cpus
 from operators.errors import ConfigError, DatasetError
-from operators.replacing import replacing
+from operators.score_files import check_writable, write_scores
 from operators.youtube_vis_curves import LEVEL_METRICS, METRICS, Curves, curves_of
 from operators.youtube_vis_data import Annotation, Dataset, Video, read_dataset, read_json
 from operators.youtube_vis_match import AREAS, LEVELS, CategoryMatch, Job, VideoMatch, match_videos, occlusion_level
@@ -249,22 +248,20 @@ def main_evaluate(
         scores = evaluate(dataset, results, official_faults=official_faults, workers=workers, progress=progress)
     except DatasetError as error:
         raise DatasetError(f"{results_path} against {gt_path}: {error}") from error
-    try:
-        if json_out is not None:
-            with replacing(json_out) as part:
-                part.write_text(json.dumps(scores.as_json(), indent=2) + "\n")
-        if plots is not None:
-            from operators.youtube_vis_plots import write_plots  # matplotlib takes a second to load
+    if json_out is not None:
+        write_scores(json_out, scores.as_json())
+    if plots is not None:
+        from operators.youtube_vis_plots import write_plots  # matplotlib takes a second to load
 
+        try:
             write_plots(scores, Path(plots))
-    except OSError as error:
-        raise ConfigError(f"{error.filename or json_out or plots}: cannot be written ({error.strerror}).") from error
+        except OSError as error:
+            raise ConfigError(f"{error.filename or plots}: cannot be written ({error.strerror}).") from error
     return scores
 
 
 def _check_outputs(json_out: Path | str | None, plots: Path | str | None) -> None:
-    if json_out is not None and (not Path(json_out).resolve().parent.is_dir() or Path(json_out).is_dir()):
-        raise ConfigError(f"{json_out}: cannot be written; expected the name of a file in a folder that exists.")
+    check_writable(json_out)
     if plots is not None:
         try:
             Path(plots).mkdir(parents=True, exist_ok=True)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from operators.errors import ConfigError, DatasetError, StageError
-from operators.formats import Categories, merge_results, replacing
+from operators.formats import Categories, merge_results
 from operators.id_switches import SwitchCount, count_switches
 from operators.records import StreamEnd
+from operators.replacing import replacing
+from operators.score_files import write_scores
 from operators.sources import find_sources
 from operators.youtube_vis import Scores, evaluate
 from operators.youtube_vis_data import read_dataset
@@ -97,7 +99,10 @@ def evaluate_network(
     results = read_results(out / RESULTS_FILE)
     found = Evaluation(evaluate(dataset, results), count_switches(dataset, results).total, str(rule),
                        summary.frames / summary.wall_s if summary.frames else 0.0)  # fmt: skip
-    _write_scores(out / SCORES_FILE, found)
+    write_scores(out / SCORES_FILE, {
+        **found.detail.as_json(), "association": found.association, "id_switches": found.switches.switches,
+        "matched": found.switches.matched, "visible": found.switches.visible,
+    })  # fmt: skip
     return found
 
 
@@ -156,14 +161,6 @@ def _refuse(bad: Sequence[SourceSummary], num_videos: int, spec: NetworkSpec, an
     if bad:
         raise StageError(f"{spec.where}: {len(bad)} of {num_videos} videos of {annotations} could not be run to their "
                          f"end, the first is {bad[0].name}: {bad[0].note}")  # fmt: skip
-
-
-def _write_scores(path: Path, found: Evaluation) -> None:
-    switches = found.switches
-    content = {**found.detail.as_json(), "association": found.association, "id_switches": switches.switches,
-               "matched": switches.matched, "visible": switches.visible}  # fmt: skip
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _on(graph: Graph, num_cpus: int | None) -> Graph:

@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from operators.datasets.truth import Notes
 from operators.errors import ConfigError, DatasetError
-from operators.formats import replacing
+from operators.replacing import replacing
 
 ImageMode = Literal["none", "link", "copy"]
 MISSING_IMAGES = "images that are not there and could not be taken along"

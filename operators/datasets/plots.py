@@ -15,7 +15,7 @@ import numpy as np
 
 from operators.datasets.stats import DISTRIBUTIONS, Stats
 from operators.errors import ConfigError
-from operators.formats import replacing
+from operators.replacing import replacing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
