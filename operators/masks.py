@@ -18,49 +18,16 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
+from operators.crossings import mask_runs
 from operators.records import UNSHOWN, FrameDetections, FrameTracks
 
 MASK_STRIDE = 4
-
-
-@dataclass(frozen=True)
-class Axis:
-    """How one axis of a low-resolution mask becomes pixels.
-
-    Aligned x4 from `cells`, cut to the resized frame, half-pixel bilinear to the original: all linear and separable, so
-    a mask is `rows.weights @ mask @ columns.weights.T`, and any part of it is the product of the parts.
-    """
-
-    weights: Tensor
-    """(pixels, cells) float32; rows sum to 1, and no pixel looks at more than three neighbouring cells."""
-    first: np.ndarray
-    """(cells,) the first pixel that looks at this cell or a later one."""
-    last: np.ndarray
-    """(cells,) the last pixel that looks at this cell or an earlier one."""
-
-    @staticmethod
-    @functools.lru_cache(maxsize=64)
-    def of(cells: int, resized: int, pixels: int) -> Axis:
-        """The frame fills the first `resized` of 4 x `cells` input pixels; before it was resized it had `pixels`."""
-        enlarged = _lerp((torch.arange(resized, dtype=torch.float64) - MASK_STRIDE // 2) / MASK_STRIDE, cells)
-        original = _lerp((torch.arange(pixels, dtype=torch.float64) + 0.5) * (resized / pixels) - 0.5, resized)
-        weights = original @ enlarged
-        pixel, cell = weights.numpy().nonzero()
-        first, last = np.full(cells, pixels), np.full(cells, -1)
-        np.minimum.at(first, cell, pixel)
-        np.maximum.at(last, cell, pixel)
-        return Axis(weights.float(), np.minimum.accumulate(first[::-1])[::-1], np.maximum.accumulate(last))
-
-    def pixels(self, begin: int, end: int) -> slice:
-        """The pixels that look at any of the cells begin .. end - 1; none for no cell."""
-        return slice(int(self.first[begin]), int(self.last[end - 1]) + 1) if end > begin else slice(0, 0)
 
 
 def _lerp(positions: Tensor, cells: int) -> Tensor:
@@ -97,26 +64,36 @@ def encode_masks(
 ) -> tuple[dict, ...]:
     """(N, Hp/4, Wp/4) logits -> N COCO compressed RLEs of height x width, `counts` as text. No instance: ().
 
+    The frame fills `size` (h, w) of the padded input. operators/crossings.py finds the runs from the outlines.
     `exclusive`: a pixel that several masks claim is the first one's.
-
-    The frame fills `size` (h, w) of the padded input. A pixel is a mean of cells, so it is above 0.5 only near cells
-    that are: each mask is painted in the window of those alone, and its cost is that of the object, not of the frame.
-    A loop, because windows differ in size: some 0.2 ms an instance of middling size. Windows of like size painted in
-    one product took 0.6 (a hundred small ones) to 2.8 times (large ones) as long, gathers over all pixels 11 times.
     """
-    probability = mask_logits.float().sigmoid().cpu()
-    rows = Axis.of(probability.shape[1], size[0], height)
-    columns = Axis.of(probability.shape[2], size[1], width)
-    inside = probability.numpy() > 0.5                                                   # (N, Hp/4, Wp/4)
-    down_spans, across_spans = _spans(inside.any(2)), _spans(inside.any(1))
-    runs, canvas = [], _Canvas(height, width, exclusive)
-    for mask, (top, bottom), (left, right) in zip(probability, down_spans, across_spans, strict=True):
-        y, x = rows.pixels(top, bottom), columns.pixels(left, right)
-        down, across = slice(max(top - 2, 0), bottom + 2), slice(max(left - 2, 0), right + 2)
-        part = columns.weights[x, across] @ mask[down, across].T @ rows.weights[y, down].T
-        own = canvas.claim((part > 0.5).numpy(), x.start, y.start)
-        runs.append(window_runs(own, x.start, y.start, height, width))
-    return _compress(runs, height, width)
+    probability = mask_logits.float().sigmoid().cpu().numpy()
+    down = pixel_places(probability.shape[1], size[0], height)
+    across = pixel_places(probability.shape[2], size[1], width)
+    runs = mask_runs(probability, down, across)
+    return _exclusive(runs, height, width) if exclusive else _compress(runs, height, width)
+
+
+def _exclusive(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
+    """Of each mask the pixels that none before it has. One by one: each waits for what those before it leave."""
+    masks = _compress(runs, height, width)
+    others = _compress([counts[1:] if counts[0] == 0 else [0, *counts] for counts in runs], height, width)
+    own, (free,) = [], _compress([[0, height * width]], height, width)
+    for mask, other in zip(masks, others, strict=True):
+        own.append(_with_text(coco.merge([mask, free], intersect=True)))
+        free = coco.merge([free, other], intersect=True)
+    return tuple(own)
+
+
+@functools.lru_cache(maxsize=64)
+def pixel_places(cells: int, resized: int, pixels: int) -> np.ndarray:
+    """Where the pixels of one axis of a frame lie among the cells of its masks: (pixels,) float64, rising.
+
+    The frame fills the first `resized` of 4 x `cells` input pixels; before it was resized it had `pixels`. Aligned x4,
+    then half-pixel bilinear: the first is straight between any two input pixels, so the second samples it as it is.
+    """
+    resized_place = np.clip((np.arange(pixels) + 0.5) * (resized / pixels) - 0.5, 0, resized - 1)
+    return np.clip((resized_place - MASK_STRIDE // 2) / MASK_STRIDE, 0, cells - 1)
 
 
 def encode_box_masks(
@@ -146,12 +123,6 @@ def _box_axis(low: float, high: float, cells: int, pixels: int) -> tuple[int, Te
     return begin, _lerp((centers - low) / (high - low) * cells - 0.5, cells).float()
 
 
-def _spans(inside: np.ndarray) -> np.ndarray:
-    """First cell and the one past the last that is inside, for each row of (N, cells); 0, 0 where none is.  (N, 2)"""
-    begin, end = inside.argmax(1), inside.shape[1] - inside[:, ::-1].argmax(1)
-    return np.stack([begin, end], axis=1) * inside.any(1, keepdims=True)
-
-
 def window_runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
     """Run lengths, down the columns and background first, of a mask that is `window` (w, h) bool, column by column, at
     (left, top), and nothing elsewhere in height x width."""
@@ -171,7 +142,11 @@ def window_runs(window: np.ndarray, left: int, top: int, height: int, width: int
 def _compress(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
     size = [height, width]
     rles = coco.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width) if runs else []
-    return tuple({"size": size, "counts": rle["counts"].decode("ascii")} for rle in rles)
+    return tuple(_with_text(rle) for rle in rles)
+
+
+def _with_text(rle: dict) -> dict:
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def decode_masks(rles: Sequence[dict | None], height: int, width: int) -> np.ndarray:
