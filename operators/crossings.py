@@ -29,7 +29,7 @@ def mask_runs(probability: np.ndarray, down: np.ndarray, across: np.ndarray) -> 
     runs: list[list[int]] = []
     for first in range(0, len(columns), at_once):
         part = columns[first : first + at_once]
-        runs += _runs(*_spans(part, down, across), len(part), len(down) * len(across))
+        runs += runs_of_spans(*_spans(part, down, across), len(part), len(down) * len(across))
     return runs
 
 
@@ -94,8 +94,9 @@ def _place(values: np.ndarray, row: np.ndarray, inner: np.ndarray, edge: np.ndar
     return row[inner] + step * share
 
 
-def _runs(mask: np.ndarray, begin: np.ndarray, end: np.ndarray, count: int, pixels: int) -> list[list[int]]:
-    """Spans in order -> run lengths of each of `count` masks; a span that ends a column may go on in the next."""
+def runs_of_spans(mask: np.ndarray, begin: np.ndarray, end: np.ndarray, count: int, pixels: int) -> list[list[int]]:
+    """Spans (S,) in order, of masks 0 .. count - 1, counted down the columns of a frame of so many pixels -> the run
+    lengths of each mask, background first. A span that ends a column may go on in the next. No span: all background."""
     apart = (begin[1:] != end[:-1]) | (mask[1:] != mask[:-1])
     first, last = np.r_[True, apart][: len(begin)], np.r_[apart, True][: len(begin)]
     begin, end, mask = begin[first], end[last], mask[first]

@@ -24,7 +24,7 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from operators.crossings import mask_runs
+from operators.crossings import mask_runs, runs_of_spans
 from operators.records import UNSHOWN, FrameDetections, FrameTracks
 
 MASK_STRIDE = 4
@@ -133,10 +133,7 @@ def window_runs(window: np.ndarray, left: int, top: int, height: int, width: int
     column, row = np.divmod(change, h + 1)
     place = (left + column) * height + top + row
     begin, end = place[0::2], place[1::2]
-    apart = begin[1:] != end[:-1]                                   # a run that ends a column may go on in the next
-    begin, end = begin[np.r_[True, apart][: len(begin)]], end[np.r_[apart, True][: len(end)]]
-    runs = np.diff(np.stack([begin, end], axis=1).ravel(), prepend=0, append=height * width)
-    return runs[: len(runs) - (runs[-1] == 0)].tolist()
+    return runs_of_spans(np.zeros(len(begin), np.int64), begin, end, 1, height * width)[0]
 
 
 def _compress(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
