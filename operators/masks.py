@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,39 +23,10 @@ import torch
 from pycocotools import mask as coco
 from torch import Tensor
 
-from operators.crossings import mask_runs, runs_of_spans
+from operators.crossings import Places, mask_runs
 from operators.records import UNSHOWN, FrameDetections, FrameTracks
 
 MASK_STRIDE = 4
-
-
-def _lerp(positions: Tensor, cells: int) -> Tensor:
-    """Linear interpolation at `positions` (n,), clamped to the first and last of `cells`, as a matrix (n, cells)."""
-    positions = positions.clamp(0, cells - 1)
-    low = positions.floor().long().clamp(max=max(cells - 2, 0))
-    high = (low + 1).clamp(max=cells - 1)
-    share = positions - low
-    matrix = torch.zeros(len(positions), cells, dtype=torch.float64)
-    rows = torch.arange(len(positions))
-    matrix[rows, high] += share
-    matrix[rows, low] += 1 - share
-    return matrix
-
-
-class _Canvas:
-    """Which pixels of a frame have an owner, where masks exclude each other; else nothing."""
-
-    def __init__(self, height: int, width: int, exclusive: bool) -> None:
-        self._taken = np.zeros((width, height), bool) if exclusive else None
-
-    def claim(self, window: np.ndarray, left: int, top: int) -> np.ndarray:
-        """Of a mask's window (w, h) bool at (left, top) what no mask before it has."""
-        if self._taken is None:
-            return window
-        taken = self._taken[left : left + window.shape[0], top : top + window.shape[1]]
-        own = window & ~taken
-        taken |= window
-        return own
 
 
 def encode_masks(
@@ -68,21 +38,10 @@ def encode_masks(
     `exclusive`: a pixel that several masks claim is the first one's.
     """
     probability = mask_logits.float().sigmoid().cpu().numpy()
-    down = pixel_places(probability.shape[1], size[0], height)
-    across = pixel_places(probability.shape[2], size[1], width)
-    runs = mask_runs(probability, down, across)
-    return _exclusive(runs, height, width) if exclusive else _compress(runs, height, width)
-
-
-def _exclusive(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
-    """Of each mask the pixels that none before it has. One by one: each waits for what those before it leave."""
-    masks = _compress(runs, height, width)
-    others = _compress([counts[1:] if counts[0] == 0 else [0, *counts] for counts in runs], height, width)
-    own, (free,) = [], _compress([[0, height * width]], height, width)
-    for mask, other in zip(masks, others, strict=True):
-        own.append(_with_text(coco.merge([mask, free], intersect=True)))
-        free = coco.merge([free, other], intersect=True)
-    return tuple(own)
+    n, rows, columns = probability.shape
+    down = Places.of_all(pixel_places(rows, size[0], height), n)
+    across = Places.of_all(pixel_places(columns, size[1], width), n)
+    return _compress(mask_runs(probability, down, across, height, width, exclusive), height, width)
 
 
 @functools.lru_cache(maxsize=64)
@@ -102,41 +61,31 @@ def encode_box_masks(
     """(N, Hm, Wm) logits that fill boxes (N, 4), in pixels of a frame of height x width -> N RLEs. No instance: ().
 
     A pixel is the mask's if its centre lies in the box and the probability there, bilinear between the centres of the
-    mask's cells, is above 0.5. Boxes may be of any size and reach out of the frame: only what lies in it is painted.
+    mask's cells, is above 0.5. Boxes may be of any size and reach out of the frame: only what lies in it is painted,
+    and nothing of a box that is not finite.
     `exclusive`: a pixel that several masks claim is the first one's.
     """
-    probability = mask_logits.float().sigmoid().cpu()
-    runs, canvas = [], _Canvas(height, width, exclusive)
-    for mask, (x1, y1, x2, y2) in zip(probability, boxes.double().tolist(), strict=True):
-        top, rows = _box_axis(y1, y2, mask.shape[0], height)
-        left, columns = _box_axis(x1, x2, mask.shape[1], width)
-        part = columns @ mask.T @ rows.T                                                 # (w, h) of the box
-        runs.append(window_runs(canvas.claim((part > 0.5).numpy(), left, top), left, top, height, width))
-    return _compress(runs, height, width)
+    probability = mask_logits.float().sigmoid().cpu().numpy()
+    x1, y1, x2, y2 = boxes.double().cpu().numpy().T
+    down = box_places(y1, y2, probability.shape[1], height)
+    across = box_places(x1, x2, probability.shape[2], width)
+    return _compress(mask_runs(probability, down, across, height, width, exclusive), height, width)
 
 
-def _box_axis(low: float, high: float, cells: int, pixels: int) -> tuple[int, Tensor]:
-    """The first of `pixels` whose centre lies in low <= centre < high, and how it and those after it look at `cells`
-    that fill low .. high: (n, cells) float32, rows sum to 1."""
-    begin, end = (min(max(math.ceil(edge - 0.5), 0), pixels) for edge in (low, high))
-    centers = torch.arange(begin, max(begin, end), dtype=torch.float64) + 0.5
-    return begin, _lerp((centers - low) / (high - low) * cells - 0.5, cells).float()
+def box_places(low: np.ndarray, high: np.ndarray, cells: int, pixels: int) -> Places:
+    """Where the pixels whose centre lies in low <= centre < high, (N,) of each, lie among `cells` that fill the box."""
+    edges = np.stack([low, high])
+    edges = np.where(np.isfinite(edges).all(0), edges, 0.0)
+    begin, end = np.clip(np.ceil(edges - 0.5), 0, pixels).astype(np.int64)
+    offsets = np.r_[0, np.maximum(end - begin, 0).cumsum()]
+    box = np.repeat(np.arange(len(begin)), np.diff(offsets))
+    center = np.arange(len(box)) + (begin - offsets[:-1])[box] + 0.5
+    low, high = edges
+    places = np.clip((center - low[box]) / (high - low)[box] * cells - 0.5, 0, cells - 1)
+    return Places(places, offsets, np.arange(len(begin)), begin)
 
 
-def window_runs(window: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
-    """Run lengths, down the columns and background first, of a mask that is `window` (w, h) bool, column by column, at
-    (left, top), and nothing elsewhere in height x width."""
-    w, h = window.shape
-    pixels = np.zeros(1 + w * (h + 1), bool)            # background before the first column, and after each
-    pixels[1:].reshape(w, h + 1)[:, :h] = window
-    change = np.flatnonzero(pixels[1:] != pixels[:-1])                                  # begin, end, begin, end, ...
-    column, row = np.divmod(change, h + 1)
-    place = (left + column) * height + top + row
-    begin, end = place[0::2], place[1::2]
-    return runs_of_spans(np.zeros(len(begin), np.int64), begin, end, 1, height * width)[0]
-
-
-def _compress(runs: list[list[int]], height: int, width: int) -> tuple[dict, ...]:
+def _compress(runs: list[np.ndarray], height: int, width: int) -> tuple[dict, ...]:
     size = [height, width]
     rles = coco.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width) if runs else []
     return tuple(_with_text(rle) for rle in rles)

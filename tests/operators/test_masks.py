@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as coco
 
 from models.outputs import Detections
 from models.region_losses import Regions, mask_targets
-from operators.masks import EncodeMasks, decode_masks, encode_box_masks, encode_masks, window_runs
+from operators.masks import EncodeMasks, decode_masks, encode_box_masks, encode_masks
 from operators.records import UNSHOWN, FrameDetections, FrameInfo, FrameTracks
 
 
@@ -25,7 +26,6 @@ def painted(logits: torch.Tensor, size: tuple[int, int], height: int, width: int
 
 
 EMPTY = draw("....", "....", "....")
-CORNER = draw("##..", "#...", "....")
 RING = draw("####", "#..#", "####")
 FULL = draw("####", "####", "####")
 
@@ -170,6 +170,26 @@ def test_no_boxed_instance():
     assert encode_box_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 48, 64) == ()
 
 
+def test_boxes_whose_edges_lie_on_centres():
+    """A centre on the upper or left edge belongs to the box, one on the lower or right edge does not."""
+    logits = torch.full((3, 2, 2), 5.0)
+    boxes = [[0.5, 0.5, 2.5, 1.5], [1.5, 1.5, 3.5, 2.5], [-0.5, -0.5, 0.5, 0.5]]
+    found = boxed(logits, boxes, 3, 4)
+    np.testing.assert_array_equal(found, [draw("##..", "....", "...."), draw("....", ".##.", "...."), EMPTY])
+
+
+@pytest.mark.parametrize("box", [
+    pytest.param([math.nan, 0, 4, 3], id="not a number"),
+    pytest.param([0, -math.inf, 4, 3], id="without end"),
+    pytest.param([3, 2, 1, 0], id="its corners the other way round"),
+    pytest.param([5e37, 0, 3e38, 3], id="far off"),
+])
+def test_boxes_that_hold_no_pixel_do_not_disturb_their_neighbours(box):
+    whole = [-1e30, -1e30, 1e30, 1e30]
+    found = boxed(torch.full((3, 2, 2), 5.0), [whole, box, whole], 3, 4)
+    np.testing.assert_array_equal(found, [FULL, EMPTY, FULL])
+
+
 def test_what_is_painted_is_what_was_learnt():
     """The true mask of a region, taken as logits, gives back the mask where the box is as fine as its cells."""
     mask = torch.rand(1, 40, 50, generator=torch.Generator().manual_seed(1)) < 0.5
@@ -184,48 +204,26 @@ def test_what_is_painted_is_what_was_learnt():
 # ---------------------------------------------------------------------------------------------------------- run lengths
 
 
-def runs_of(mask: np.ndarray, left: int = 0, top: int = 0, height: int = 3, width: int = 4) -> list[int]:
-    return window_runs(mask.T, left, top, height, width)
+def counts_of(rle: dict) -> bytes:
+    return rle["counts"].encode("ascii")
 
 
-@pytest.mark.parametrize("mask, runs", [
-    # column by column, beginning with background: the format's own rule
-    pytest.param(np.zeros((0, 0), bool), [12], id="no window"),
-    pytest.param(EMPTY, [12], id="all zero"),
-    pytest.param(FULL, [0, 12], id="all one"),
-    pytest.param(CORNER, [0, 2, 1, 1, 8], id="corner"),
-    pytest.param(RING, [0, 4, 1, 2, 1, 4], id="ring: runs go on from column to column"),
-])
-def test_runs_by_hand(mask, runs):
-    assert runs_of(mask) == runs
-
-
-@pytest.mark.parametrize("left, top, runs", [
-    pytest.param(0, 0, [0, 2, 3, 1, 9], id="top left"),
-    pytest.param(1, 2, [7, 2, 3, 1, 2], id="inside"),
-    pytest.param(1, 3, [8, 2, 3, 1, 1], id="at the bottom: runs of two columns do not touch"),
-])
-def test_a_window_at_its_place(left, top, runs):
-    """The window is 2 x 2 with three pixels set, the frame 3 columns of 5."""
-    assert runs_of(draw("##", "#."), left, top, height=5, width=3) == runs
-
-
-def test_runs_equal_those_of_the_official_code():
+def test_runs_are_written_as_the_official_code_writes_them():
+    """The text of a mask is the one that the official code gives for the same pixels, at every edge of the frame."""
     rng = np.random.default_rng(3)
     for _ in range(200):
         height, width = rng.integers(1, 9, 2)
-        mask = rng.random((height, width)) < rng.choice([0.1, 0.5, 0.95])
-        top, left = rng.integers(0, height), rng.integers(0, width)
-        alone = np.zeros_like(mask)
-        alone[top:, left:] = mask[top:, left:]
-        expected = coco.encode(np.asfortranarray(alone.astype(np.uint8)))["counts"]
-        runs = runs_of(mask[top:, left:], left, top, height, width)
-        given = {"size": [height, width], "counts": [int(n) for n in runs]}
-        assert coco.frPyObjects(given, height, width)["counts"] == expected
+        logits = torch.from_numpy(rng.normal(rng.choice([-2.0, 0.0, 3.0]), 2, (1, 3, 4)).astype(np.float32))
+        for (rle,) in (
+            encode_masks(logits, (9, 14), height, width),
+            encode_box_masks(logits, torch.tensor([[-0.7, 0.6, width - 0.4, height + 3.0]]), height, width),
+        ):
+            pixels = np.asfortranarray(decode_masks([rle], height, width)[..., 0])
+            assert coco.encode(pixels)["counts"] == counts_of(rle)
 
 
 def test_none_is_a_mask_without_pixels():
-    ring = coco.frPyObjects({"size": [3, 4], "counts": runs_of(RING)}, 3, 4)
+    ring = coco.encode(np.asfortranarray(RING.astype(np.uint8)))
     decoded = decode_masks([None, ring, None], 3, 4)
     np.testing.assert_array_equal(decoded.transpose(2, 0, 1), [EMPTY, RING, EMPTY])
     np.testing.assert_array_equal(decode_masks([None, None], 3, 4), np.zeros((3, 4, 2)))
