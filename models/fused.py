@@ -107,7 +107,8 @@ class Fused(nn.Module):
     """Any network of models/, its parts replaced by fused ones. What is not `features` or `heads` is its own."""
 
     def __init__(self, network: nn.Module, form: Form, compiled: bool = False, trunk_only: bool = False) -> None:
-        """`trunk_only` fuses backbone and pyramid, and gives the heads float32: for heads that are not known here."""
+        """`trunk_only` fuses backbone and pyramid, and gives the heads float32: for two stages, whose regions are few
+        and of another number in every frame."""
         super().__init__()
         self.form, self.trunk_only = form, trunk_only
         if trunk_only:
@@ -134,6 +135,8 @@ class Fused(nn.Module):
         return tuple(level.float() for level in levels) if self.trunk_only else levels
 
     def heads(self, levels: tuple[Tensor, ...], *references: Any) -> Any:
+        if self.trunk_only:         # where a network remembers, the fused pyramid comes after `features`
+            levels = tuple(level.float() for level in levels)
         return self._heads(_channels_last(levels), *references)
 
     def _graph(self, function: Callable[..., Any]) -> Callable[..., Any]:

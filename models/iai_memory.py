@@ -2,7 +2,8 @@
 
 In:     entries, one per finished frame
 Out:    `Memory`, the state before the next frame; `write` is the schedule, a pure function of the state before it
-State:  none here: whoever runs the stream holds its `Memory` (operators/identify.py; in training, models/iai.py)
+State:  none here: whoever runs the stream holds its `Memory` (operators/identify.py; in training,
+        models/remembering.py)
 Limits: an entry of a 360x640 frame takes 480 KiB in float32, its label map 240 KiB; `write` only ever adds entries, so
         endless streams drop some of `stored` (specification 9.3)
 Source: IAI specification 2.5, 9.3 item 5; the frames stored without new objects are 1, 3, 6, 9, 12, ..

@@ -11,8 +11,8 @@ Source: IAI specification 2.4 (the bank D of the paper's equation 2): a convolut
 With gradients, and on a GPU, it is that convolution. On a CPU the sum over a token's 33 x 33 pixels is taken by runs of
 equal labels: with C[k, y, x] the sum of weights of label k left of column x in row y of the kernel, a row adds
 C[last label, y, 33], and C[k, y, x] - C[j, y, x] wherever label k gives way to j before column x. 384x640, N = 20,
-D = 256, one core of an EPYC: 1.3 ms with one object, 1.6 ms with 19, where the convolution takes 36 ms; the sums take
-11 ms once, and 24 MB. They agree to 2e-7 of vectors around 0.1.
+D = 256, one core of an EPYC: 1.5 ms with one object, 1.6 ms with 19, where the convolution takes 36 ms; the sums take
+12 ms once, and 25 MB. They agree to 2e-7 of vectors around 0.1.
 """
 
 from __future__ import annotations

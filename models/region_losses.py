@@ -1,11 +1,12 @@
-"""Training of the second stage: which regions are looked at, what they are to say, and the four losses.
+"""Training of the second stage: which regions are looked at, what they are to say, and the losses.
 
 In:     proposals and ground truth of each image; what the heads said of the regions
-Out:    `Regions`; losses of classes, boxes, masks and matches
+Out:    `Regions`; losses of classes, boxes, masks, matches and identities
 State:  none
 Source: He et al., Mask R-CNN, ICCV 2017, 3.1; Yang et al., Video Instance Segmentation, ICCV 2019, equations 1 and 2;
-        CrossVIS specification 5.2. It leaves open how the true mask becomes 28 x 28: here by bilinear samples at the
-        centres of the cells, from one half up, the exact reverse of how masks are painted (operators/masks.py).
+        CrossVIS specification 5.2; IAI specification 5 for identities. They leave open how the true mask becomes 28 x
+        28: here by bilinear samples at the centres of the cells, from one half up, the exact reverse of how masks are
+        painted (operators/masks.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.anchors import decode_boxes, encode_boxes
-from models.losses import mean_or_zero
+from models.losses import at_least_float32, mean_or_zero
 from models.nms import pairwise_iou
 from models.sampling import BACKGROUND, SamplingConfig, match_boxes, sample
 from models.targets import FrameTargets
@@ -84,8 +85,9 @@ def box_losses(logits: Tensor, deltas: Tensor, regions: Regions, targets: list[F
     classes, positives = region_classes(regions, targets), regions.positives
     at = (regions.instance >= 0).nonzero().squeeze(1)
     wanted = encode_boxes(positives.truth([t.boxes for t in targets]), positives.boxes) / deltas.new_tensor(DELTA_STDS)
-    right = F.cross_entropy(logits.float(), classes, reduction="sum")
-    close = F.smooth_l1_loss(deltas[at, classes[at]].float(), wanted, reduction="sum")
+    right = F.cross_entropy(at_least_float32(logits), classes, reduction="sum")
+    found = at_least_float32(deltas[at, classes[at]])
+    close = F.smooth_l1_loss(found, wanted.to(found.dtype), reduction="sum")
     return right / max(len(regions), 1), close / max(len(regions), 1)
 
 
@@ -114,7 +116,16 @@ def mask_targets(masks: list[Tensor], regions: Regions, side: int) -> Tensor:
 
 def mask_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """Mean binary cross-entropy over regions and cells.  (n, 28, 28) x2 -> (); 0 for none"""
-    return mean_or_zero(F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none"))
+    logits = at_least_float32(logits)
+    return mean_or_zero(F.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none"))
+
+
+def identity_loss(logits: Tensor, regions: Regions, targets: list[FrameTargets]) -> Tensor:
+    """Cross-entropy of the codes (models/clip_targets.py) of R regions; the last column is the background, which is
+    true of the negatives. Mean over regions.  (R, N + 1) -> (), 0 for no region"""
+    codes = torch.full_like(regions.instance, logits.shape[1] - 1)
+    codes[regions.instance != BACKGROUND] = regions.positives.truth([t.identities for t in targets])
+    return F.cross_entropy(at_least_float32(logits), codes, reduction="sum") / max(len(regions), 1)
 
 
 def match_loss(

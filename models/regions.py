@@ -1,12 +1,13 @@
-"""Step 6, regions: what the second stage says of each box: class and better box, mask, and embedding.
+"""Step 6, regions: what the second stage says of each box: class and better box, mask, and who it is.
 
 In:     P2..P5, R boxes in input pixels, and in which image each lies
-Out:    features of each region (R, C, size, size), and of these the three heads' outputs
+Out:    features of each region (R, C, size, size), and of these the heads' outputs
 State:  none
 Source: He et al., Mask R-CNN, ICCV 2017, section 3; Yang et al., Video Instance Segmentation, ICCV 2019, 4.1 for the
-        tracking head; CrossVIS specification 5.2. Its weights start from COCO; how what is not loaded starts is not
-        published: Xavier for the box head's hidden layers, N(0, 0.01^2) for classes and the tracking head,
-        N(0, 0.001^2) for deltas, Kaiming for the mask head; all biases 0.
+        tracking head; CrossVIS specification 5.2; IAI specification 5 for the identity head, which is reconstruction.
+        Weights start from COCO; how what is not loaded starts is not published: Xavier for hidden layers of the box and
+        identity heads, N(0, 0.01^2) for classes, identities and the tracking head, N(0, 0.001^2) for deltas, Kaiming
+        for the mask head; all biases 0.
 """
 
 from __future__ import annotations
@@ -57,40 +58,53 @@ def _linear(inputs: int, outputs: int, std: float | None = None) -> nn.Linear:
 
 
 class BoxHead(nn.Module):
-    """Two hidden layers, then classes (0 is the background) and a box for each class."""
+    """Two hidden layers, then classes (0 is the background) and a box for each class.
 
-    def __init__(self, channels: int, hidden: int, num_classes: int) -> None:
+    `spare_background` gives the background a box too, as the weights of some releases have it; nobody reads it.
+    """
+
+    def __init__(self, channels: int, hidden: int, num_classes: int, spare_background: bool = True) -> None:
         super().__init__()
+        self.spare = 0 if spare_background else 1
         self.fc1 = _linear(channels * BOX_SIZE**2, hidden)
         self.fc2 = _linear(hidden, hidden)
         self.class_logits = _linear(hidden, num_classes + 1, std=0.01)
-        self.deltas = _linear(hidden, 4 * (num_classes + 1), std=0.001)
+        self.deltas = _linear(hidden, 4 * (num_classes + 1 - self.spare), std=0.001)
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(R, C, 7, 7) -> class logits (R, 1 + K), deltas (R, 1 + K, 4) in units of models/region_losses.py."""
-        x = F.relu(self.fc2(F.relu(self.fc1(regions.flatten(1)))))
-        return self.class_logits(x), self.deltas(x).unflatten(1, (-1, 4))
+        return self.said(self.shared(regions))
+
+    def shared(self, regions: Tensor) -> Tensor:
+        """(R, C, 7, 7) -> (R, hidden): both hidden layers."""
+        return F.relu(self.fc2(F.relu(self.fc1(regions.flatten(1)))))
+
+    def said(self, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """The rest of `forward`; deltas of a background without a box are 0."""
+        return self.class_logits(shared), F.pad(self.deltas(shared).unflatten(1, (-1, 4)), (0, 0, self.spare, 0))
 
 
 class MaskHead(nn.Module):
-    """3x3 convolutions with ReLU, enlarged by two, and a mask for each class (0, the background's, is never used)."""
+    """3x3 convolutions with ReLU, enlarged by two, and a mask for each class; with `spare_background` one of the
+    background too, as the weights of some releases have it, which nobody reads."""
 
-    def __init__(self, channels: int, convs: int, num_classes: int) -> None:
+    def __init__(self, channels: int, convs: int, num_classes: int, spare_background: bool = True) -> None:
         super().__init__()
+        self.spare = 0 if spare_background else 1
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.logits = nn.Conv2d(channels, num_classes + 1, 1)
+        self.logits = nn.Conv2d(channels, num_classes + 1 - self.spare, 1)
         for layer in (*self.convs, self.upsample, self.logits):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
 
     def forward(self, regions: Tensor, classes: Tensor) -> Tensor:
-        """(N, C, 14, 14), (N,) with 0 for the background -> logits of each region's own class (N, 28, 28)."""
+        """(N, C, 14, 14), (N,) from 1, 0 being the background -> logits of each region's own class (N, 28, 28)."""
         x = regions
         for conv in self.convs:
             x = F.relu(conv(x))
-        logits = self.logits(F.relu(self.upsample(x)))                                            # (N, 1 + K, 28, 28)
-        return logits[torch.arange(len(classes), device=classes.device), classes]
+        logits = self.logits(F.relu(self.upsample(x)))                                    # (N, K or 1 + K, 28, 28)
+        return logits[torch.arange(len(classes), device=classes.device), classes - self.spare]
 
 
 class TrackHead(nn.Module):
@@ -103,3 +117,19 @@ class TrackHead(nn.Module):
 
     def forward(self, regions: Tensor) -> Tensor:
         return self.fc2(F.relu(self.fc1(regions.flatten(1))))
+
+
+class RegionIdentityHead(nn.Module):
+    """One logit per slot, and behind them one of the background, on the box head's hidden layers.  -> (R, N + 1)
+
+    With `own_layer` on a hidden layer of its own, which reads the region itself.
+    """
+
+    def __init__(self, channels: int, hidden: int, num_slots: int, own_layer: bool) -> None:
+        super().__init__()
+        self.fc = _linear(channels * BOX_SIZE**2, hidden) if own_layer else None
+        self.logits = _linear(hidden, num_slots + 1, std=0.01)
+
+    def forward(self, regions: Tensor, shared: Tensor) -> Tensor:
+        """(R, C, 7, 7), (R, hidden) of `BoxHead.shared`."""
+        return self.logits(shared if self.fc is None else F.relu(self.fc(regions.flatten(1))))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from models.anchors import Anchors, clip_to_image, decode_boxes, encode_boxes
 from models.fcos import init_head_conv
+from models.losses import at_least_float32
 from models.nms import greedy_nms, pairwise_iou
 from models.sampling import IGNORED, SamplingConfig, match_boxes, sample
 from models.targets import FrameTargets
@@ -124,7 +125,7 @@ def rpn_losses(
         wanted.append(encode_boxes(frame.boxes[owner[positives]], boxes[positives]))
     image, anchor, truth = torch.cat(image), torch.cat(anchor), torch.cat(truth)
     count = max(len(anchor), 1)
-    objectness = F.binary_cross_entropy_with_logits(out.logits[image, anchor].float(), truth.float(), reduction="sum")
-    deltas = out.deltas[image[truth], anchor[truth]].float()
-    distance = F.smooth_l1_loss(deltas, torch.cat(wanted), reduction="sum", beta=SMOOTH_L1_BETA)
+    logits, deltas = (at_least_float32(x) for x in (out.logits[image, anchor], out.deltas[image[truth], anchor[truth]]))
+    objectness = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="sum")
+    distance = F.smooth_l1_loss(deltas, torch.cat(wanted).to(deltas.dtype), reduction="sum", beta=SMOOTH_L1_BETA)
     return objectness / count, distance / count

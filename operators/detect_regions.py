@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.masktrack_rcnn import MaskTrackRCNN, RegionOutputs
+from models.mask_rcnn import RegionOutputs
+from models.masktrack_rcnn import MaskTrackRCNN
 from models.outputs import Detections
 from operators.nms import class_aware_nms
 

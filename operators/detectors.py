@@ -9,6 +9,7 @@ from typing import Any
 from operators.detect import DetectConfig, detect
 from operators.detect_regions import RegionDetectConfig, detect_regions
 from operators.identities import IdentityDetectConfig, find_identities
+from operators.identity_regions import RegionIdentityConfig, find_region_identities
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ DETECTORS = {
     "condinst": DetectorKind(DetectConfig, detect),
     "crossvis": DetectorKind(DetectConfig, detect),
     "iai_condinst": DetectorKind(IdentityDetectConfig, find_identities, remembers=True),
+    "iai_maskrcnn": DetectorKind(RegionIdentityConfig, find_region_identities, remembers=True),
     "masktrack_rcnn": DetectorKind(RegionDetectConfig, detect_regions),
 }
 """name in models.NETWORKS -> its detector."""

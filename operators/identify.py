@@ -27,6 +27,7 @@ from torch import Tensor
 from models.association_block import HybridAssociation, Read
 from models.iai_memory import Entry, Memory
 from models.outputs import Detections
+from models.remembering import MemoryConfig
 from operators.errors import StageError
 from operators.identities import NOTHING, Candidates, Overlap, assign, overlap, paint, rank_weights, seen
 from operators.identity_memory import (
@@ -46,6 +47,7 @@ class RememberingNetwork(Protocol):
     """What the stage asks of a network. All calls are stateless: memories are handed in."""
 
     association: HybridAssociation
+    config: MemoryConfig
 
     def associate(
         self, levels: tuple[Tensor, ...], memories: list[Memory | None]
@@ -54,8 +56,7 @@ class RememberingNetwork(Protocol):
         ...
 
     def heads(self, pyramid: tuple[Tensor, ...]) -> Any:
-        """The pyramid -> what is said of every location, `class_logits` and `identity_logits` (B, P, .) among it; the
-        latter None without an identity head."""
+        """The pyramid -> what the network's own `Find` reads."""
         ...
 
 
@@ -82,7 +83,8 @@ class Identify:
         self, network: RememberingNetwork, config: IdentifyConfig, find: Find, device: torch.device,
         min_visible: float = 0.1,
     ) -> None:
-        self.network, self.config, self.find, self.device = network, config, find, device
+        self.network, self.find, self.device = network, find, device
+        self.config = config.trained_with(network.config.interval)
         self.min_visible = min_visible
         self._states: dict[str, StreamState] = {}
 
@@ -97,9 +99,12 @@ class Identify:
         return to_bytes(self._states[stream], self.config.mode)
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Raises StageError for a damaged snapshot, and for one of another mode: its slots mean something else."""
-        where = f"identify, stream '{stream}'"
-        self._states[stream] = from_bytes(state, self.config.mode, self.device, where)
+        """Raises StageError for an open stream, a damaged snapshot, and one of another mode: its slots mean something
+        else."""
+        kept = from_bytes(state, self.config.mode, self.device, f"identify, stream '{stream}'")
+        if stream in self._states:
+            raise StageError(f"identify: stream '{stream}' is open already. Close it before it is restored.")
+        self._states[stream] = kept
 
     def close(self, stream: str) -> list[FrameDetections]:
         self._states.pop(stream, None)
@@ -158,12 +163,12 @@ class Identify:
         found = self.find(self.network, dense, row, frame, rank_weights(mode, state.memory is None))
         shared = overlap(found.masks)
         said = self._said(found, shared)
-        if dense.identity_logits is None:
+        num_outputs = found.identities.shape[1]
+        if not num_outputs:
             entry = self._entry(read, row, torch.zeros_like(shared.owner), number)
             state = remember(state, entry, frozenset(), False, self.config)
             return state, self._detections(found, said.kept, said.classes, said.classes)
-        num_outputs = dense.identity_logits.shape[2]
-        table = _table_of(state, num_outputs, dense.class_logits.shape[2], mode, frame)
+        table = _table_of(state, num_outputs, found.classes.shape[1], mode, frame)
         state, got, ids = self._named(replace(state, table=table), said, frame)
         codes = _codes(said.kept, got, table.capacity, num_outputs).to(self.device)
         entry = self._entry(read, row, paint(shared.owner, codes), number)
@@ -214,6 +219,7 @@ class Identify:
             labels=labels,
             embeddings=found.boxes.new_zeros(len(scores), 0),
             mask_logits=found.mask_logits[there],
+            mask_frame=found.mask_frame,
             class_scores=torch.from_numpy(classes[kept]).to(self.device),
             exclusive=True,
         )

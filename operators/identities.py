@@ -2,8 +2,8 @@
 gets.
 
 In:     DenseOutputs with `identity_logits`, of a batch, one image at a time; the identities' masks of a frame, in rank
-Out:    `Candidates` (find_identities), who owns which pixel (overlap), a column for each (assign), the identity map
-        that goes into memory (paint)
+Out:    `Candidates` (find_identities; of two stages operators/identity_regions.py), who owns which pixel (overlap), a
+        column for each (assign), the identity map that goes into memory (paint)
 State:  none; which columns are taken by whom is in identity_slots.py, and what remembers, in identify.py
 Limits: all masks of a frame at the size of the padded input at once: 10 of 384x640 are 10 MB, 50 are 50 MB
 Source: IAI specification 4, steps 2 to 9 and 11, as released. I is the number of outputs of the identity head (the
@@ -13,7 +13,7 @@ Source: IAI specification 4, steps 2 to 9 and 11, as released. I is the number o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,16 +33,15 @@ NOTHING = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class IdentityDetectConfig:
-    """The defaults are IAI CondInst R-50 for YouTube-VIS, as released."""
+class CandidateConfig:
+    """What any network with an identity head is asked for; the defaults are IAI CondInst R-50 for YouTube-VIS, as
+    released."""
 
     min_class: float = 0.1
     """Smallest probability of the best class, centre-ness left out. Lower: more weak detections, which take identities
     from objects to come."""
     min_identity: float = 0.1
     """Smallest probability of the best identity, "new" included. Lower: the same."""
-    max_per_level: int = 200
-    """Locations a pyramid level may send into suppression. Higher: slower in clutter. R-101 has 1000."""
     max_iou: float = 0.5
     """Boxes that overlap a better one by more than this go, whatever their class. Higher: more duplicates, fewer lost
     neighbours."""
@@ -56,8 +55,21 @@ class IdentityDetectConfig:
         for name in ("min_class", "min_identity", "max_iou", "min_visible"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if min(self.max_per_level, self.max_per_frame) < 1:
-            raise ValueError("max_per_level and max_per_frame must be at least 1")
+        if self.max_per_frame < 1:
+            raise ValueError(f"max_per_frame is {self.max_per_frame}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityDetectConfig(CandidateConfig):
+    """Of networks whose heads speak of locations."""
+
+    max_per_level: int = 200
+    """Locations a pyramid level may send into suppression. Higher: slower in clutter. R-101 has 1000."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_per_level < 1:
+            raise ValueError(f"max_per_level is {self.max_per_level}, expected at least 1")
 
 
 def rank_weights(mode: Mode, first: bool) -> tuple[float, float]:
@@ -80,13 +92,14 @@ class Candidates:
     boxes: Tensor
     """(N, 4) float32 xyxy in pixels of the original frame, clipped to it."""
     classes: Tensor
-    """(N, K) float32: class probabilities times centre-ness."""
+    """(N, K) float32: class probabilities, times the centre-ness where there is one."""
     identities: Tensor
-    """(N, I) float32: probabilities, of each output its own."""
+    """(N, I) float32: probabilities of identities 0..I-2, and of "new"; I = 0 without an identity head."""
     mask_logits: Tensor
-    """(N, Hp/4, Wp/4) float32, for the picture."""
+    """(N, Hm, Wm) float32, for the picture, in the frame that `mask_frame` says (models/outputs.py)."""
     masks: Tensor
-    """(N, Hp, Wp) bool, for the memory; not cut to the frame."""
+    """(N, Hp, Wp) bool, for the memory; need not be cut to the frame."""
+    mask_frame: Literal["image", "box"] = "image"
 
 
 def find_identities(
@@ -118,19 +131,34 @@ def _ranked(
     everywhere = torch.arange(len(dense.at.levels), device=dense.at.levels.device)
     quality = dense.centerness[image, everywhere].float().sigmoid()                             # (P,)
     classes = dense.class_logits[image].float().sigmoid().amax(1)
-    if dense.identity_logits is None:
-        identities, weights = torch.ones_like(classes), (1.0, 0.0)
-    else:
-        identities = dense.identity_logits[image].float().sigmoid().amax(1)
-    at = best_per_level(classes * quality, dense.at.levels, cfg.max_per_level)
-    at = at[(classes[at] > cfg.min_class) & (identities[at] > cfg.min_identity)]                # (n,)
-    scores = (weights[0] * classes[at] + weights[1] * identities[at]) * quality[at]
-    boxes = _to_original(boxes_at(dense, image, at), frame)
-    kept = class_aware_nms(boxes, scores, torch.zeros_like(at), cfg.max_iou, cfg.max_per_frame)[: cfg.max_per_frame]
+    identities = None if dense.identity_logits is None else dense.identity_logits[image].float().sigmoid().amax(1)
+    at = best_per_level(classes * quality, dense.at.levels, cfg.max_per_level)                  # (n,)
+    identities = None if identities is None else identities[at]
+    passing, scores = ranked(classes[at], identities, weights, cfg)
+    at, scores = at[passing], scores[passing] * quality[at[passing]]
+    boxes = to_original(boxes_at(dense, image, at), frame)
+    kept = distinct(boxes, scores, cfg)
     return at[kept], scores[kept], boxes[kept]
 
 
-def _to_original(boxes: Tensor, frame: Features) -> Tensor:
+def ranked(
+    classes: Tensor, identities: Tensor | None, weights: tuple[float, float], cfg: CandidateConfig
+) -> tuple[Tensor, Tensor]:
+    """Who passes both thresholds, (n,) bool, and everybody's rank (n,), from the probabilities (n,) of the best class
+    and the best identity; without identities by class alone."""
+    if identities is None:
+        return classes > cfg.min_class, classes
+    passing = (classes > cfg.min_class) & (identities > cfg.min_identity)
+    return passing, weights[0] * classes + weights[1] * identities
+
+
+def distinct(boxes: Tensor, scores: Tensor, cfg: CandidateConfig) -> Tensor:
+    """Indices of the best that do not overlap too much, whatever their class, best first.  (n, 4), (n,) -> (m,)"""
+    one_class = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    return class_aware_nms(boxes, scores, one_class, cfg.max_iou, cfg.max_per_frame)[: cfg.max_per_frame]
+
+
+def to_original(boxes: Tensor, frame: Features) -> Tensor:
     """Clipped to the resized frame, then in pixels of the original; boxes without area stay.  (n, 4) -> (n, 4)"""
     info, (h, w) = frame.info, frame.size
     scale = torch.tensor([w / info.width, h / info.height] * 2, device=boxes.device)

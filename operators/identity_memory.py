@@ -12,11 +12,9 @@ Source: IAI specification 2.5, 9.3 items 1 to 3, 5, 7
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from models.iai_memory import Entry, Memory, write
 from operators.errors import StageError
 from operators.identity_slots import Mode, SlotTable
 from operators.records import Features
+from operators.states import pack, unpacked
 
 NEVER = 1 << 62
 """Frames between two writes, where seconds decide instead."""
@@ -48,8 +47,9 @@ class IdentifyConfig:
     """Streams whose frames share a network call; always the same number of rows, zeros where streams are lacking. 1
     gives every frame the result that it has alone. More: better use of a GPU; some of the last bits may then differ
     from those of 1, and with the network's `association.pad_memory` from company to company."""
-    interval: int = 3
-    """Frames between two writes to global memory. Higher: less memory and attention, coarser recall. Trained with 3."""
+    interval: int | None = None
+    """Frames between two writes to global memory; null is the network's own `interval`, with which it was trained.
+    Higher: less memory and attention, coarser recall."""
     interval_s: float | None = None
     """The same in seconds, for frame rates other than the 6 a second of training, where 3 frames are 0.5; then
     `interval` only tells how early the first write comes. null counts frames."""
@@ -68,13 +68,18 @@ class IdentifyConfig:
     over to another scene, more broken ones after a stutter."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_streams <= 1024 or self.interval < 1 or not 0 <= (self.max_stored or 0) <= 4096:
+        interval = 1 if self.interval is None else self.interval
+        if not 1 <= self.batch_streams <= 1024 or interval < 1 or not 0 <= (self.max_stored or 0) <= 4096:
             raise ValueError(f"batch_streams {self.batch_streams}, interval {self.interval} and max_stored "
                              f"{self.max_stored}: expected 1 to 1024, 1 or more, and 0 to 4096")
         for name in ("interval_s", "local_age_s", "stale_s", "max_gap_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}, expected more than 0, and finite")
+
+    def trained_with(self, interval: int) -> IdentifyConfig:
+        """The same settings for a network that wrote every so many frames: no `interval` is left open."""
+        return self if self.interval is not None else replace(self, interval=interval)
 
     @property
     def cap(self) -> int:
@@ -228,15 +233,12 @@ def to_bytes(state: StreamState, mode: Mode) -> bytes:
             "stored": [entry.frame for entry in memory.stored], "local": memory.local.frame,
             "last_write": memory.last_write, "frames_seen": memory.frames_seen,
         }  # fmt: skip
-    buffer = io.BytesIO()
-    torch.save(plain, buffer)
-    return buffer.getvalue()
+    return pack(plain)
 
 
 def from_bytes(state: bytes, mode: Mode, device: torch.device, where: str) -> StreamState:
     """What `to_bytes` was given, on `device`. Raises StageError for other bytes, and for a state of another mode."""
-    try:
-        plain = torch.load(io.BytesIO(state), weights_only=True)
+    with unpacked(state, where) as plain:
         shown = {int(frame): frozenset(slots) for frame, slots in plain["shown"].items()}
         table = None
         if "table" in plain:
@@ -245,8 +247,6 @@ def from_bytes(state: bytes, mode: Mode, device: torch.device, where: str) -> St
         numbers = {name: plain[name] for name in ("index", "time_s", "written_s", "urgent")}
         kept = StreamState(memory, table, shown, tuple(plain["sizes"]), **numbers, recent=recent)
         made_in = plain["mode"]
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StageError(f"{where}: the snapshot is damaged: {error}") from error
     if made_in != mode:
         raise StageError(f"{where}: the snapshot is of mode '{made_in}', this stage runs in '{mode}'. "
                          "Restore it with the `identify.mode` that it was made with.")

@@ -11,7 +11,6 @@ settings), `classes` (JSON list of names), and whatever says where it comes from
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from operators.errors import CheckpointError
+from operators.replacing import replacing
 
 FORMAT = "1"
 MAX_BYTES = 16 << 30
@@ -42,9 +42,8 @@ def save_weights(path: Path, state: dict[str, Tensor], network: str, config: dic
     metadata = {"maskstream": FORMAT, "network": network, "config": json.dumps(config, sort_keys=True),
                 "classes": json.dumps(list(classes)), **origin}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, partial, metadata=metadata)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, part, metadata=metadata)
 
 
 def read_weights(path: Path) -> Checkpoint:

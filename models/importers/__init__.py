@@ -17,7 +17,7 @@ from models.importers.crossvis import from_crossvis
 from models.importers.detectron2 import from_detectron2
 from models.importers.dla import from_dla
 from models.importers.iai import from_iai, from_mmdetection
-from models.importers.masktrack import from_masktrack
+from models.importers.masktrack import from_mask_rcnn, from_masktrack
 from models.importers.renaming import Renamed
 from models.importers.report import Allowance, Report, fit
 from models.importers.torchvision import from_torchvision
@@ -36,8 +36,9 @@ _ADDED = ("proxies.", "calibration.")
 _OF_CLASSES = ("fcos.class_logits.", "proxies.")
 _OF_SLOTS = ("identity_head.logits.", "association.bank.conv.weight")
 _OF_IAI = ("association.", "identity_head.")
-_TOP = "fpn.lateral.2.weight"
+_TOP, _TOP_OF_REGIONS = "fpn.lateral.2.weight", "fpn.lateral.3.weight"
 """Without IAI's classification projector the pyramid's top reads fewer channels."""
+_OF_REGION_CLASSES = ("box_head.class_logits.", "box_head.deltas.", "mask_head.logits.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,15 @@ RELEASES = {
         allowed=Allowance(needed=("backbone.",)),
         pixels=TORCHVISION,
         expects={"backbone.name": "dla34"},
+    ),
+    "mmdetection-mask-rcnn": Release(       # before the next, whose names it shares but for the tracking head
+        rename=from_mask_rcnn,
+        what="Mask R-CNN of MMDetection, trained on COCO",
+        allowed=Allowance(
+            absent=(*_OF_IAI, "track_head.", "calibration."), resizable=(*_OF_REGION_CLASSES, _TOP_OF_REGIONS)
+        ),
+        pixels=TORCHVISION,
+        expects={"backbone.stride_in": "3x3"},
     ),
     "masktrack-rcnn": Release(
         rename=from_masktrack,

@@ -12,6 +12,7 @@ IMPORT = """Turn a released checkpoint into weights of a network here. NAME is o
   crossvis              CrossVIS R-50 or R-101, the whole network
   adelaidet-condinst    CondInst on COCO; into CrossVIS it is where training begins
   masktrack-rcnn        MaskTrack R-CNN, the whole network
+  mmdetection-mask-rcnn Mask R-CNN on COCO of MMDetection, where training of the two-stage networks begins
   iai                   IAI + CondInst R-50 or R-101, the whole network
   iai-coco              the CondInst on COCO that IAI's training begins with
   mmdetection-condinst  CondInst on COCO of MMDetection 3, for networks with fcos.tower_bias: true

@@ -1,4 +1,4 @@
-"""An IAI small enough for loops to check, with lively weights."""
+"""Both forms of IAI, small enough for loops to check, with lively weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from models.association_block import AssociationConfig, HybridAssociation
 from models.fcos import FCOSConfig
 from models.iai import IAI, IAIConfig
+from models.iai_maskrcnn import IAIMaskRCNN, IAIMaskRCNNConfig
 from models.resnet import ResNetConfig
+from models.rpn import RPNConfig
 from tests.models.small import shake
 
 BLOCK = AssociationConfig(
@@ -29,6 +31,11 @@ SMALL = IAIConfig(
     mask_channels=8,
     association=BLOCK,
 )
+SMALL_REGIONS = IAIMaskRCNNConfig(
+    num_classes=3, num_slots=5, backbone=SMALL.backbone, channels=16, rpn=RPNConfig(anchor_scale=3.0), hidden=32,
+    mask_convs=1, association=BLOCK,
+)  # fmt: skip
+"""Anchors fit a 64 x 64 frame."""
 
 
 def enliven(association: HybridAssociation, seed: int = 0) -> None:
@@ -55,6 +62,14 @@ def small_association(
 def small_iai(seed: int = 0, **changes: Any) -> IAI:
     """Training mode, as built. `changes` replace fields of SMALL."""
     network = IAI(replace(SMALL, **changes))
+    shake(network, seed)
+    enliven(network.association, seed)
+    return network
+
+
+def small_iai_maskrcnn(seed: int = 0, **changes: Any) -> IAIMaskRCNN:
+    """Training mode, as built. `changes` replace fields of SMALL_REGIONS."""
+    network = IAIMaskRCNN(replace(SMALL_REGIONS, **changes))
     shake(network, seed)
     enliven(network.association, seed)
     return network

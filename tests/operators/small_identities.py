@@ -12,9 +12,13 @@ from models.association_block import AssociationConfig, HybridAssociation, Memor
 from models.condinst import DenseOutputs
 from models.fcos import FCOSConfig, Locations
 from models.iai import IAI, IAIConfig
+from models.iai_maskrcnn import IAIMaskRCNN, IAIMaskRCNNConfig
+from models.remembering import MemoryConfig
 from models.resnet import ResNetConfig
+from models.rpn import RPNConfig
+from operators.detectors import DETECTORS
 from operators.identify import Identify
-from operators.identities import IdentityDetectConfig, find_identities
+from operators.identities import CandidateConfig, IdentityDetectConfig
 from operators.identity_memory import IdentifyConfig
 from operators.records import Features, FrameInfo
 from tests.models.small import shake
@@ -33,6 +37,8 @@ def level_numbers() -> np.ndarray:
 class Scripted:
     """A network whose heads say what the script has for a frame, whatever it sees: C5 holds the frame's number. Its
     association is real, so that memory holds true entries; `painted` is what was painted, frame by frame."""
+
+    config = MemoryConfig()
 
     def __init__(self, script: Sequence[Said], num_outputs: int, config: AssociationConfig = SMALL_ASSOCIATION) -> None:
         torch.manual_seed(0)
@@ -94,10 +100,10 @@ def frame(number: int, stream: str = "s", time_s: float | None = None, size=(44,
     return Features(info, (maps, maps[:, ::2, ::2], c5), size, PADDED)
 
 
-def stage(network, detect: IdentityDetectConfig | None = None, **settings) -> Identify:
+def stage(network, detect: CandidateConfig | None = None, **settings) -> Identify:
     detect = detect or IdentityDetectConfig()
-    return Identify(network, IdentifyConfig(**settings), lambda *a: find_identities(*a, detect), CPU,
-                    detect.min_visible)
+    (kind,) = [kind for kind in DETECTORS.values() if kind.settings is type(detect)]
+    return Identify(network, IdentifyConfig(**settings), kind.of(detect), CPU, detect.min_visible)
 
 
 def small_iai(num_slots: int = 6, seed: int = 0, **changes) -> IAI:
@@ -109,4 +115,23 @@ def small_iai(num_slots: int = 6, seed: int = 0, **changes) -> IAI:
     )  # fmt: skip
     network = IAI(config)
     shake(network, seed)
+    return network.eval()
+
+
+def small_iai_maskrcnn(num_slots: int = 6, seed: int = 0, **changes) -> IAIMaskRCNN:
+    """The two-stage form, likewise; anchors fit a 64 x 64 frame. Its heads doubt, and rarely see mere background."""
+    config = IAIMaskRCNNConfig(
+        num_classes=3, num_slots=num_slots, channels=16, hidden=32, mask_convs=1, association=SMALL_ASSOCIATION,
+        rpn=RPNConfig(anchor_scale=3.0, max_per_level=60, max_proposals=60),
+        backbone=ResNetConfig(blocks=(1, 1, 1, 1), stem_channels=6, mid_channels=4, norm="batch", frozen_stages=0),
+        **changes,
+    )  # fmt: skip
+    network = IAIMaskRCNN(config)
+    shake(network, seed)
+    with torch.no_grad():
+        network.box_head.class_logits.weight.mul_(0.5)
+        network.box_head.class_logits.bias[0] -= 3
+        if network.identity_head is not None:
+            network.identity_head.logits.weight.mul_(0.5)
+            network.identity_head.logits.bias[-1] -= 3
     return network.eval()

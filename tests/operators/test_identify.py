@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.remembering import MemoryConfig
 from operators.errors import StageError
 from operators.identities import IdentityDetectConfig
+from operators.identity_memory import from_bytes
 from operators.masks import EncodeMasks, decode_masks
 from tests.operators.identity_oracle import Ambiguous, Naive
 from tests.operators.small_identities import Scripted, frame, random_said, small_iai, stage
@@ -125,6 +127,20 @@ def test_it_keeps_the_contract_of_stages(network, settings, per_call):
     check_stream_stage(lambda: stage(network, EASY, **settings), batches, "s")
 
 
+@pytest.mark.parametrize("of_network, of_stage, stored", [
+    pytest.param(3, None, [1, 3, 6, 9], id="as released"),
+    pytest.param(4, None, [1, 4, 8], id="as the network was trained"),
+    pytest.param(4, 2, [1, 2, 4, 6, 8], id="as the graph has it"),
+])
+def test_how_often_memory_is_written(of_network, of_stage, stored):
+    network = Scripted(script(0, quiet=tuple(range(9)), frames=9), 5)
+    network.config = MemoryConfig(interval=of_network)
+    identify = stage(network, DETECT, interval=of_stage)
+    run(identify, [frame(t) for t in range(9)])
+    kept = from_bytes(identify.snapshot("s"), "reference", torch.device("cpu"), "here").memory.stored
+    assert [one.frame for one in reversed(kept)] == stored
+
+
 @pytest.mark.parametrize("batch_streams", [1, 3])
 @pytest.mark.parametrize("order", [
     pytest.param("abababababababababab", id="in turn"),
@@ -195,7 +211,8 @@ def test_a_call_that_fails_changes_nothing(network):
     pytest.param(lambda s: s.snapshot("x"), "stream 'x' is not open", id="nothing to keep"),
     pytest.param(lambda s: (s([frame(3)]), s([frame(3)])), "came after frame 3; frames must come in order", id="order"),
     pytest.param(lambda s: s.restore("s", b"x"), "stream 's': the snapshot is damaged", id="damaged"),
-    pytest.param(lambda s: (s.restore("s", after_one_frame(6)), s([frame(1)])), "from another network", id="network"),
+    pytest.param(lambda s: (s.close("s"), s.restore("s", after_one_frame(6)), s([frame(1)])), "from another network",
+                 id="network"),
     pytest.param(lambda s: s.restore("s", opened("paper").snapshot("s")), "of mode 'paper'", id="another mode"),
 ])
 def test_misuse_is_named(act, message):

@@ -48,7 +48,7 @@ class Life:
     """A stream whose frames are told by the slots they show and whether one of them is new."""
 
     def __init__(self, fps: float = 6, live: int = SLOTS, **settings) -> None:
-        self.cfg, self.fps, self.index = IdentifyConfig(**{"mode": "stream"} | settings), fps, -1
+        self.cfg, self.fps, self.index = IdentifyConfig(**{"mode": "stream", "interval": 3} | settings), fps, -1
         table = SlotTable.empty(SLOTS + 1, 2, "stream")
         table.track_ids[:live] = range(live)
         self.state = StreamState(table=table)
