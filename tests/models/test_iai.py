@@ -246,7 +246,7 @@ def test_the_tiny_form_keeps_the_width_of_the_pyramids_top():
     config = read_network("configs/networks/iai_tiny.yaml").config
     with torch.device("meta"):
         network = IAI(config)
-    assert network.association.out_channels == network.backbone.channels[-1] == 640
+    assert network.association.out_channels == network.backbone.channels[-1] == 512
     assert count(network) < 5e6
 
 

@@ -191,7 +191,7 @@ def test_the_shipped_ablation_of_iai_compares_what_its_paper_compares(tmp_path):
         ), run.variant  # fmt: skip
 
 
-@pytest.mark.parametrize("shipped, network", [(SHIPPED, "mini_crossvis"), (IAI, "mini_iai")])
+@pytest.mark.parametrize("shipped, network", [(SHIPPED, "mini_crossvis"), (IAI, "iai_tiny")])
 def test_the_shipped_networks_begin_with_all_of_the_pre_trained_one(tmp_path, shipped, network):
     """Same trunk, pyramid, heads and mask branch: every setting that both networks have is equal."""
     config = read_ablation(shipped, NONE)
