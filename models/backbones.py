@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from models.dla import DLA, DLAConfig
 from models.resnet import ResNet, ResNetConfig
+from models.swin import Swin, SwinConfig
 
-BackboneConfig = ResNetConfig | DLAConfig
+BackboneConfig = ResNetConfig | DLAConfig | SwinConfig
 
 
-def make_backbone(config: BackboneConfig, first_output: int = 3) -> ResNet | DLA:
+def make_backbone(config: BackboneConfig, first_output: int = 3) -> ResNet | DLA | Swin:
     """The backbone of these settings; its first map is at stride 2**first_output.
 
     Raises TypeError for settings of no backbone, ValueError when `first_output` is none of 2..5.
@@ -21,4 +22,6 @@ def make_backbone(config: BackboneConfig, first_output: int = 3) -> ResNet | DLA
         return ResNet(config, first_output)
     if isinstance(config, DLAConfig):
         return DLA(config, first_output)
-    raise TypeError(f"backbone settings are {type(config).__name__}, expected ResNetConfig or DLAConfig")
+    if isinstance(config, SwinConfig):
+        return Swin(config, first_output)
+    raise TypeError(f"backbone settings are {type(config).__name__}, expected ResNetConfig or DLAConfig or SwinConfig")

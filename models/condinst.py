@@ -9,7 +9,6 @@ Source: Tian et al., CondInst, ECCV 2020; CrossVIS specification 2 and 3.8. Cros
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,14 +18,12 @@ from torch import Tensor, nn
 from models.backbones import BackboneConfig, make_backbone
 from models.dynamic_mask import LAYER_SHAPES, NUM_FILTER_VALUES, MaskBranch, dynamic_mask_logits
 from models.fcos import FCOSConfig, FCOSHead, Locations, init_head_conv
+from models.fcos_losses import Average, fcos_losses
 from models.fpn import FPN
 from models.inputs import InputConfig
-from models.losses import at_least_float32, centerness_loss, dice_loss, giou_loss, mean_or_zero, sigmoid_focal_loss
+from models.losses import at_least_float32, dice_loss, mean_or_zero
 from models.resnet import ResNetConfig
 from models.targets import Assignment, FrameTargets, PairBatch, StillBatch, assign
-
-Average = Callable[[Tensor], Tensor]
-"""The mean of a number over all workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,20 +202,8 @@ class CondInst(nn.Module):
 
     def frame_losses(self, slot: SlotOutputs, average: Average = lambda x: x) -> dict[str, Tensor]:
         """Class, box, centre-ness and mask loss of one slot (specification 3.3)."""
-        dense, found = slot.dense, slot.found
-        image, location = found.image, found.location
-        one_hot = torch.zeros_like(dense.class_logits, dtype=torch.float32)
-        one_hot[image, location, found.labels[image, location]] = 1
-        centerness = found.centerness
-        positives = average(torch.tensor(float(len(image)), device=image.device)).clamp(min=1)
-        total_centerness = average(centerness.sum()).clamp(min=1e-6)
-        boxes = dense.distances[image, location], found.distances
-        return {
-            "class": sigmoid_focal_loss(dense.class_logits, one_hot) / positives,
-            "box": giou_loss(*boxes, centerness, self.config.giou_added) / total_centerness,
-            "centerness": centerness_loss(dense.centerness[image, location], centerness) / positives,
-            "mask": self._painting_loss(slot, slot.kept, slot, slot.kept),
-        }
+        losses = fcos_losses(slot.dense, slot.found, average, self.config.giou_added)
+        return losses | {"mask": self._painting_loss(slot, slot.kept, slot, slot.kept)}
 
     def _painting_loss(self, source: SlotOutputs, chosen: Tensor, canvas: SlotOutputs, at: Tensor) -> Tensor:
         """Mean dice of the masks that the filters of positives `chosen` (n,) of `source` paint on `canvas`, as if found

@@ -38,11 +38,19 @@ def region_features(levels: tuple[Tensor, ...], boxes: Tensor, image: Tensor, si
 
     `levels` P2 and on, (B, C, h_l, w_l); boxes (R, 4), image (R,). No boxes: (0, C, size, size).
     """
-    level = region_levels(boxes)
-    rows = [(level == i).nonzero().squeeze(1) for i in range(LEVELS)]
+    return features_of_levels(levels[:LEVELS], STRIDES[:LEVELS], region_levels(boxes), boxes, image, size)
+
+
+def features_of_levels(
+    levels: tuple[Tensor, ...], strides: tuple[int, ...], level: Tensor, boxes: Tensor, image: Tensor, size: int,
+    samples: int = 2, half_pixel: bool = False,
+) -> Tensor:  # fmt: skip
+    """Each box from the level (R,) chosen for it; `samples` and `half_pixel` as models/roi_align.py has them.
+    -> (R, C, size, size)"""
+    rows = [(level == i).nonzero().squeeze(1) for i in range(len(levels))]
     parts = [
-        roi_align(features, boxes[at], image[at], size, 1 / stride)
-        for features, stride, at in zip(levels, STRIDES, rows, strict=False)
+        roi_align(features, boxes[at], image[at], size, 1 / stride, samples, half_pixel)
+        for features, stride, at in zip(levels, strides, rows, strict=True)
     ]
     return torch.cat(parts)[torch.argsort(torch.cat(rows))]
 

@@ -59,6 +59,8 @@ class StillBatch:
     images: Tensor
     """(B, 3, Hp, Wp)."""
     targets: list[FrameTargets]
+    sizes: tuple[list[tuple[int, int]], ...] | None = None
+    """One of B: (h, w) of each image before it was padded; None: not told."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -68,7 +70,7 @@ class StillBatch:
         return ((self.images, self.targets),)
 
     def to(self, device: torch.device) -> StillBatch:
-        return StillBatch(self.images.to(device), [t.to(device) for t in self.targets])
+        return StillBatch(self.images.to(device), [t.to(device) for t in self.targets], self.sizes)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class PairBatch:
     targets: tuple[list[FrameTargets], list[FrameTargets]]
     counterparts: tuple[list[Tensor], list[Tensor]]
     """counterparts[s][b][i]: index in the other slot of instance i of slot s, -1 where it is not there."""
+    sizes: tuple[list[tuple[int, int]], ...] | None = None
+    """Two of B: (h, w) of each frame before it was padded; None: not told."""
 
     def __len__(self) -> int:
         return len(self.targets[0])
@@ -93,6 +97,7 @@ class PairBatch:
             tuple(image.to(device) for image in self.images),
             tuple([t.to(device) for t in slot] for slot in self.targets),
             tuple([c.to(device) for c in slot] for slot in self.counterparts),
+            self.sizes,
         )
 
 

@@ -11,9 +11,7 @@ Source: CrossVIS specification 4.2 (mode A) and 4.3 (mode B); who gets which tra
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -22,6 +20,7 @@ from models.outputs import Detections
 from operators.errors import StageError
 from operators.matching import LOST, NEW, AssociateConfig, Rule, TrackMemory, claims
 from operators.records import FrameDetections
+from operators.states import pack, unpacked
 
 
 def advance(
@@ -31,9 +30,20 @@ def advance(
 
     Returns the new memory and the detections that have a track, in their order, `track_ids` set.
     """
-    if cfg.max_unseen is not None:
-        memory = memory[frame - memory.last_seen - 1 <= cfg.max_unseen]
-    track = claims(found, memory, cfg, rule)
+    memory = without_forgotten(memory, frame, cfg.max_unseen)
+    return remember(memory, found, claims(found, memory, cfg, rule), frame)
+
+
+def without_forgotten(memory: TrackMemory, frame: int, max_unseen: int | None) -> TrackMemory:
+    """The tracks that went unseen for at most `max_unseen` frames before `frame`; None: all."""
+    return memory if max_unseen is None else memory[frame - memory.last_seen - 1 <= max_unseen]
+
+
+def remember(memory: TrackMemory, found: Detections, track: Tensor, frame: int) -> tuple[TrackMemory, Detections]:
+    """The memory after `frame`, and those of its detections that have a track, in their order, `track_ids` set.
+
+    `track` (N,): what each claimed, a row of the memory, NEW or LOST.
+    """
     new, matched = track == NEW, track >= 0
     started = torch.arange(int(new.sum())) + memory.next_id
     ids = torch.full((len(found),), -1, dtype=torch.int64)
@@ -107,24 +117,21 @@ class Associate:
             raise StageError(f"associate: stream '{stream}' is not open, so there is nothing to keep of it.")
         memory = self._memories[stream]
         known = None if memory is None else {"next_id": memory.next_id, **memory.tensors()}
-        state = {"rule": self.rule, "last": self._last[stream], "memory": known}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        return buffer.getvalue()
+        return pack({"rule": self.rule, "last": self._last[stream], "memory": known})
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Raises StageError for a damaged snapshot, and for one of another rule: its tracks would go on otherwise."""
-        try:
-            content = torch.load(io.BytesIO(state), weights_only=True)
+        """Raises StageError for an open stream, a damaged snapshot, and one of another rule: its tracks would go on
+        otherwise."""
+        with unpacked(state, f"associate, stream '{stream}'") as content:
             known, last, rule = content["memory"], int(content["last"]), content["rule"]
             memory = None if known is None else TrackMemory(**known)
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise StageError(f"associate, stream '{stream}': the snapshot is damaged: {error}") from error
         if rule != self.rule:
             raise StageError(
                 f"associate, stream '{stream}': the snapshot is of rule '{rule}', this stage follows '{self.rule}'. "
                 "Restore it with the network and the `associate.rule` that it was made with."
             )
+        if stream in self._memories:
+            raise StageError(f"associate: stream '{stream}' is open already. Close it before it is restored.")
         self._memories[stream], self._last[stream] = memory, last
 
     def close(self, stream: str) -> list[FrameDetections]:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from models.condinst import CondInst, DenseOutputs
+from models.fcos_decode import Selected, best_per_level, boxes_at
 from models.outputs import Detections
 from operators.nms import class_aware_nms
 
@@ -38,20 +36,6 @@ class DetectConfig:
             raise ValueError(f"min_score {self.min_score} and max_iou {self.max_iou} must lie between 0 and 1")
         if min(self.max_per_level, self.max_per_frame) < 1:
             raise ValueError("max_per_level and max_per_frame must be at least 1")
-
-
-@dataclass(frozen=True)
-class Selected:
-    """N instances of one image, best first."""
-
-    locations: Tensor
-    """(N,) int64: which of the P locations."""
-    labels: Tensor
-    """(N,) int64."""
-    scores: Tensor
-    """(N,) float32: square root of class probability x centre-ness."""
-    boxes: Tensor
-    """(N, 4) float32 xyxy in pixels of the network input, unclipped."""
 
 
 def detect(network: CondInst, dense: DenseOutputs, image: int, size: tuple[int, int], cfg: DetectConfig) -> Detections:
@@ -78,20 +62,3 @@ def select(dense: DenseOutputs, image: int, cfg: DetectConfig) -> Selected:
     boxes = boxes_at(dense, image, locations)
     kept = class_aware_nms(boxes, scores, labels, cfg.max_iou, cfg.max_per_frame)
     return Selected(locations[kept], labels[kept], scores[kept], boxes[kept])
-
-
-def best_per_level(scores: Tensor, levels: Tensor, most: int) -> Tensor:
-    """Indices of the best `most` of every level, levels in order, best first within one."""
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(levels[order], stable=True)]                # by level, then by falling score
-    counts = torch.bincount(levels, minlength=1)
-    begin = counts.cumsum(0) - counts
-    rank = torch.arange(len(order), device=order.device) - begin[levels[order]]
-    return order[rank < most]
-
-
-def boxes_at(dense: DenseOutputs, image: int, locations: Tensor) -> Tensor:
-    """Boxes of the instances at `locations` (n,) of one image, in pixels of the network input, unclipped.  (n, 4)"""
-    points, strides = dense.at.points[locations], dense.at.strides[locations]
-    sides = dense.distances[image, locations].float() * strides[:, None]                        # (n, 4) l t r b
-    return torch.cat([points - sides[:, :2], points + sides[:, 2:]], dim=1)

@@ -6,7 +6,10 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+from models.cico_tubes import TubeConfig, find_tubes
+from models.fcos_decode import FCOSDecodeConfig
 from operators.detect import DetectConfig, detect
+from operators.detect_objects import detect_objects
 from operators.detect_regions import RegionDetectConfig, detect_regions
 from operators.identities import IdentityDetectConfig, find_identities
 from operators.identity_regions import RegionIdentityConfig, find_region_identities
@@ -20,16 +23,21 @@ class DetectorKind:
     function: Any
     remembers: bool = False
     """Its network has a memory, so it is read by the stage `identify` (its `Find`), not by `heads` (its `Detect`)."""
+    clips: bool = False
+    """Its heads speak of clips, so they want windows of frames, which the stage `heads` does not give."""
 
     def of(self, settings: Any) -> Any:
         return functools.partial(self.function, cfg=settings)
 
 
 DETECTORS = {
+    "centermask": DetectorKind(FCOSDecodeConfig, detect_objects),
+    "cico": DetectorKind(TubeConfig, find_tubes, clips=True),
     "condinst": DetectorKind(DetectConfig, detect),
     "crossvis": DetectorKind(DetectConfig, detect),
     "iai_condinst": DetectorKind(IdentityDetectConfig, find_identities, remembers=True),
     "iai_maskrcnn": DetectorKind(RegionIdentityConfig, find_region_identities, remembers=True),
     "masktrack_rcnn": DetectorKind(RegionDetectConfig, detect_regions),
+    "tltm": DetectorKind(FCOSDecodeConfig, detect_objects),
 }
 """name in models.NETWORKS -> its detector."""

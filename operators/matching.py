@@ -32,9 +32,9 @@ from models.outputs import Detections
 from operators.boxes import EPS, box_iou
 
 Rule = Literal["cosine_iou", "masktrack"]
-Association = Rule | Literal["identities"]
-"""What gives a network's detections their tracks: a rule of this file, or identities that the network itself says
-(operators/identify.py)."""
+Association = Rule | Literal["identities", "edges"]
+"""What gives a network's detections their tracks: a rule of this file, identities that the network itself says
+(operators/identify.py), or the edge scores of its object graph (operators/object_graph.py)."""
 
 NEW, LOST = -1, -2
 

@@ -96,7 +96,8 @@ def import_release(source: Path, release: str, network: str, adapt_input: bool =
     with torch.random.fork_rng(devices=()):     # fresh parts are the same for everybody
         torch.manual_seed(0)
         fresh = NETWORKS[spec.name][0](spec.config, _num_identities(source, renamed))
-    state, report = fit(renamed, fresh.state_dict(), chosen.allowed)
+    own = fresh.state_dict()
+    state, report = fit(chosen.adapt(renamed, own), own, chosen.allowed)
     return Imported(source, release, spec, state, report, guessed)
 
 

@@ -31,7 +31,7 @@ class Renamed:
     """our name -> the file's; none where the tensor was filled in, several where they were joined."""
     unused: dict[str, str]
     """the file's name -> why it is not used."""
-    told: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    told: dict[str, object] = field(default_factory=dict)
     """Settings that the file states among its tensors, by their place in the network's settings: fcos.divisors."""
 
     @property

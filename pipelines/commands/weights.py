@@ -16,6 +16,8 @@ IMPORT = """Turn a released checkpoint into weights of a network here. NAME is o
   iai                   IAI + CondInst R-50 or R-101, the whole network
   iai-coco              the CondInst on COCO that IAI's training begins with
   mmdetection-condinst  CondInst on COCO of MMDetection 3, for networks with fcos.tower_bias: true
+  tltm                  TLTM R-50 or R-101, the whole network
+  centermask2           CenterMask2 R-50 or R-101 on COCO; where training of CenterMask and TLTM begins
   detectron2-imagenet   ImageNet ResNets of Caffe / MSRA (R-50.pkl), the backbone alone
   torchvision           ImageNet ResNets of torchvision, the backbone alone
   dla34-imagenet        ImageNet DLA-34, the backbone alone

@@ -154,3 +154,34 @@ def test_torchvision_is_optional():
     features, boxes = torch.randn(1, 4, 9, 9), torch.tensor([[0.0, 5.0, 5.0, 50.0, 60.0]])
     plain = plain_roi_align(features, boxes[:, 1:], torch.tensor([0]), 7, 1 / 8)
     assert torch.allclose(kernel(features, boxes, 7, 1 / 8, 2, False), plain, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ far larger than the map
+
+
+@pytest.mark.parametrize("box", [
+    pytest.param((-700, 3, 900, 30), id="wide"), pytest.param((5, -900, 40, 700), id="high"),
+    pytest.param((-300, -250, 350, 300), id="both"), pytest.param((60, 30, 2000, 45), id="to the right"),
+])  # fmt: skip
+def test_samples_off_the_map_need_not_be_looked_at(box):
+    """At one sample a cell, of which a bin has up to 100 here and the map 9 x 5."""
+    features = torch.randn(1, 2, 5, 9)
+    boxes, image = torch.tensor([box, (8, 8, 30, 20)], dtype=torch.float32), torch.zeros(2, dtype=torch.int64)
+    out = plain_roi_align(features, boxes, image, 2, 1 / 8, samples=0, half_pixel=True)
+    expected = naive(features, boxes, image, 2, 1 / 8, 0, half_pixel=True)
+    np.testing.assert_allclose(out.numpy(), expected, atol=2e-5)
+    assert np.abs(expected).max() > 0
+
+
+def test_a_box_of_any_size_is_read_within_bounds():
+    boxes = torch.tensor([[-1e9, -1e9, 1e9, 1e9], [0, 0, 1e12, 10]])
+    out = plain_roi_align(torch.randn(1, 1, 6, 8), boxes, torch.zeros(2, dtype=torch.int64), 14, 1 / 32, 0, True)
+    assert out.shape == (2, 1, 14, 14) and out.isfinite().all()
+
+
+def test_some_regions_at_a_time_are_all_of_them(monkeypatch):
+    features, boxes = torch.randn(2, 3, 6, 8), torch.rand(9, 4).cumsum(1)[:, [0, 1, 2, 3]] * 20
+    image = torch.arange(9) % 2
+    whole = plain_roi_align(features, boxes, image, 4, 1 / 4, samples=0, half_pixel=True)
+    monkeypatch.setattr("models.roi_align.MOST_TAPS", 1)
+    assert torch.equal(plain_roi_align(features, boxes, image, 4, 1 / 4, samples=0, half_pixel=True), whole)
