@@ -8,6 +8,7 @@ REQUIREMENTS = [
     "torch>=2.11,<2.14",                       # networks, losses; older lack API that both CPU and CUDA builds share
     "nvidia-dali-cuda130>=2.4,<3",             # decoding and augmentation, one definition for CPU and GPU
     "ray[default,data,serve,train]>=2.60,<3",  # actors, training workers, serving; Train v2 and token authentication
+    "fsspec>=2024.6",                          # snapshots and videos in s3:// and the like; ray[data] brings it along
     "numpy>=2,<3",                             # arrays between the parts; DALI and decord are built for 2
     "pycocotools>=2.0.10,<3",                  # run-length masks exactly as the official evaluators read them
     "pyyaml>=6,<7",                            # settings
@@ -24,6 +25,7 @@ REQUIREMENTS = [
 
 TEST_REQUIREMENTS = [
     "pytest>=8,<10",                           # the tests
+    "pytest-xdist>=3.6,<4",                    # ... on all cores: `make test` shares their files out over processes
     "hypothesis>=6.100,<7",                    # properties of masks and IoU on inputs nobody thought of
     "ruff>=0.12",                              # the style that a program can check
 ]
@@ -37,7 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["models*", "operators*", "pipelines*", "trainers*", "configs*"]),
-    package_data={"": ["*.yaml", "*.safetensors"]},
+    package_data={"": ["*.yaml", "*.json", "*.safetensors"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST_REQUIREMENTS},
     entry_points={"console_scripts": ["maskstream = pipelines.cli:main"]},

@@ -21,9 +21,8 @@ import numpy as np
 
 from operators.errors import SourceError
 from operators.probe import BT601, VideoInfo, open_container, probe_video, upright, video_stream
-from operators.records import Frame, FrameFault, FrameInfo, StreamEnd
 from operators.sources import Source
-from operators.video import FrameClock, Tally, ending
+from operators.video import Tally, VideoFrames
 
 if TYPE_CHECKING:
     from nvidia.dali import Pipeline
@@ -37,7 +36,7 @@ DALI_SEQUENCE = 4
 """Frames that DALI decodes at once. More use more memory and save little: one run costs 0.2 ms."""
 
 
-class BackendReader:
+class BackendReader(VideoFrames):
     """Frames of one decoder, with index, time and end. Built by `open_decord` and `open_dali`."""
 
     def __init__(
@@ -50,49 +49,25 @@ class BackendReader:
         failure: type[Exception],
     ) -> None:
         """`images` are upright, (H, W, 3); `failure` is what taking the next one raises when the decoder fails."""
-        self.info = info
+        super().__init__(source, info, tally)
         self._failure = failure
-        self._source = source
         self._images = images
         self._times = iter(times)
-        self._tally = tally
-        self._clock = FrameClock(info.fps)
-        self._ended = False
-
-    def read(self, count: int) -> list[Frame | FrameFault | StreamEnd]:
-        """The next `count` frames, fewer at the end, where one StreamEnd follows; [] after that."""
-        found: list[Frame | FrameFault | StreamEnd] = []
-        while len(found) < count and not self._ended:
-            frame = self._next()
-            if frame is None:
-                self.close()
-                found.append(ending(self._source, self.info, self._tally))
-            else:
-                found.append(frame)
-        return found
-
-    def skip(self, count: int) -> None:
-        """Pass over `count` frames as if they had been read."""
-        for _ in range(count):
-            if self._next() is None:
-                return
 
     def close(self) -> None:
-        """Give back the decoder; closing twice is harmless. `read` gives [] after it."""
-        self._ended = True
+        super().close()
         self._images = iter(())
 
-    def _next(self) -> Frame | None:
+    def _next(self) -> tuple[np.ndarray, int, float] | None:
         try:
             image = next(self._images, None)
         except self._failure:                   # its text names lines of the decoder's own source, nothing of use
             self._tally.failure = "the decoder gave up; the backend pyav skips what is damaged"
             return None
-        if image is None:
-            return None
-        info = FrameInfo(self._source.name, self._tally.frames, self._clock(next(self._times, None)), *image.shape[:2])
-        self._tally.frames += 1
-        return Frame(info, image)
+        return None if image is None else self._numbered(image, next(self._times, None))
+
+    def _image(self, frame: np.ndarray) -> np.ndarray:
+        return frame
 
 
 def open_decord(source: Source, threads: int) -> BackendReader:

@@ -59,11 +59,14 @@ class ImageReader:
             found.append(self._end())
         return found
 
-    def skip(self, count: int) -> None:
-        """Pass over `count` images as if they had been read: decoded too, so that the bad ones are counted."""
-        for index in range(self._next, min(self._next + max(0, count), len(self._source.files))):
+    def skip(self, count: int) -> int:
+        """Pass over `count` images as if they had been read: decoded too, so that the bad ones are counted. Says how
+        many there were, fewer at the end."""
+        start, stop = self._next, min(self._next + max(0, count), len(self._source.files))
+        for index in range(start, stop):
             self._read(index)
             self._next = index + 1
+        return stop - start
 
     def close(self) -> None:
         """Nothing is held open between two reads; closing twice is harmless."""

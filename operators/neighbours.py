@@ -14,16 +14,14 @@ Source: CrossVIS specification 5.4: every frame within 5 on both sides at test, 
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field, replace
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from operators.errors import StageError
 from operators.records import Features, FrameInfo
+from operators.states import pack, unpacked
 
 MOST = 64
 
@@ -106,20 +104,18 @@ class Neighbours:
             raise StageError(f"neighbours: stream '{stream}' is not open, so there is nothing to keep of it.")
         window = self._windows[stream]
         frames = [_as_plain(frame) for frame in window.frames]
-        buffer = io.BytesIO()
-        torch.save({"last": window.last, "waiting": window.waiting, "frames": frames}, buffer)
-        return buffer.getvalue()
+        return pack({"last": window.last, "waiting": window.waiting, "frames": frames})
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Take up where `snapshot` was taken; pyramids come back on the host. Raises StageError for other bytes."""
-        try:
-            content = torch.load(io.BytesIO(state), weights_only=True)
+        """Take up where `snapshot` was taken; pyramids come back on the host. Raises StageError for other bytes, and
+        for an open stream."""
+        with unpacked(state, f"neighbours, stream '{stream}'") as content:
             frames = [_from_plain(stream, frame) for frame in content["frames"]]
             window = _Window(frames, int(content["waiting"]), int(content["last"]))
             if not 0 <= window.waiting <= len(frames):
                 raise ValueError(f"{window.waiting} of {len(frames)} frames wait")
-        except (RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-            raise StageError(f"neighbours, stream '{stream}': the snapshot is damaged: {error}") from error
+        if stream in self._windows:
+            raise StageError(f"neighbours: stream '{stream}' is open already. Close it before it is restored.")
         self._windows[stream] = window
 
     def close(self, stream: str) -> list[Features]:

@@ -48,8 +48,14 @@ class FrameInfo:
 class Pull:
     """Ask the decode stage for the next `count` frames of a source; its name is the stream's name."""
 
-    source: Source
+    source: Source | str
+    """The source; or its name alone, where the stage has had a pull of this stream with the source since the stream was
+    opened or restored there: the list of a folder's files need not travel with every few frames."""
     count: int
+
+    @property
+    def stream(self) -> str:
+        return self.source if isinstance(self.source, str) else self.source.name
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import av
+import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from operators.probe import VideoInfo, open_container, probe_video, upright, video_stream
-from operators.records import Frame, FrameFault, FrameInfo, StreamEnd
+from operators.records import Frame, FrameInfo, StreamEnd
 from operators.sources import Source
 
 CUT_SHARE, CUT_SECONDS = 0.05, 1.0
@@ -79,7 +81,55 @@ class Tally:
         self.reached_s = max(self.reached_s, time_s + float((packet.duration or 0) * packet.time_base))
 
 
-class VideoReader:
+class VideoFrames:
+    """What the readers of videos share: frames that `_next` gives, with number and end."""
+
+    def __init__(self, source: Source, info: VideoInfo, tally: Tally) -> None:
+        self.info = info
+        self._source = source
+        self._tally = tally
+        self._clock = FrameClock(info.fps)
+        self._ended = False
+
+    def read(self, count: int) -> list[Frame | StreamEnd]:
+        """The next `count` frames, fewer at the end, where one StreamEnd follows; [] after that."""
+        found: list[Frame | StreamEnd] = []
+        while len(found) < count and not self._ended:
+            frame = self._next()
+            if frame is None:
+                self.close()
+                found.append(ending(self._source, self.info, self._tally))
+            else:
+                image = self._image(frame[0])
+                found.append(Frame(FrameInfo(self._source.name, *frame[1:], *image.shape[:2]), image))
+        return found
+
+    def skip(self, count: int) -> int:
+        """Pass over `count` frames as if they had been read: decoded, because later ones build on them. Says how many
+        there were, fewer at the end."""
+        for passed in range(count):
+            if self._next() is None:
+                return passed
+        return max(count, 0)
+
+    def close(self) -> None:
+        """Give back file and decoder; closing twice is harmless. `read` gives [] after it."""
+        self._ended = True
+
+    def _next(self) -> tuple[Any, int, float] | None:
+        """The next frame as the decoder gives it, its index and time; None at the end."""
+        raise NotImplementedError
+
+    def _numbered(self, frame: Any, time_s: float | None) -> tuple[Any, int, float]:
+        index, self._tally.frames = self._tally.frames, self._tally.frames + 1
+        return frame, index, self._clock(time_s)
+
+    def _image(self, frame: Any) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, upright."""
+        raise NotImplementedError
+
+
+class VideoReader(VideoFrames):
     """Reads one video file to its end. Raises SourceError, as `probe_video`, for a file that does not open.
 
     `FrameInfo.time_s` is the frame's presentation time less that of the first frame, as `FrameClock` says; raw streams
@@ -88,56 +138,31 @@ class VideoReader:
     """
 
     def __init__(self, source: Source, threads: int = 1) -> None:
-        self.info = probe_video(source.path)
-        self._source = source
+        super().__init__(source, probe_video(source.path), Tally())
         self._container = open_container(source.path)
         self._stream = video_stream(self._container, source.path)
         self._stream.codec_context.thread_count = threads
         self._stream.codec_context.thread_type = "SLICE"
         self._packets = self._container.demux()
         self._reformatter = VideoReformatter()
-        self._clock = FrameClock(self.info.fps)
         self._pending: deque[av.VideoFrame] = deque()
-        self._tally = Tally()
         self._drained = False
-        self._ended = False
-
-    def read(self, count: int) -> list[Frame | FrameFault | StreamEnd]:
-        """The next `count` frames, fewer at the end, where one StreamEnd follows; [] after that."""
-        found: list[Frame | FrameFault | StreamEnd] = []
-        while len(found) < count and not self._ended:
-            frame = self._next()
-            if frame is None:
-                self._ended = True
-                found.append(ending(self._source, self.info, self._tally))
-                self._container.close()
-            else:
-                found.append(self._frame(*frame))
-        return found
-
-    def skip(self, count: int) -> None:
-        """Pass over `count` frames as if they had been read: decoded, because later ones build on them."""
-        for _ in range(count):
-            if self._next() is None:
-                return
 
     def close(self) -> None:
-        """Give back the file; closing twice is harmless. `read` gives [] after it."""
-        self._ended = True
+        super().close()
+        self._drained = True
         self._pending.clear()
         self._container.close()
 
     def _next(self) -> tuple[av.VideoFrame, int, float] | None:
-        """The next decoded frame with its index and time, None at the end."""
         while not self._pending and not self._drained:
             self._advance()
         if not self._pending:
             return None
         frame = self._pending.popleft()
-        index, self._tally.frames = self._tally.frames, self._tally.frames + 1
         self._tally.damaged += bool(frame.is_corrupt)
         time_base = frame.time_base or self._stream.time_base     # frames of a flush do not carry it
-        return frame, index, self._clock(None if frame.pts is None else float(frame.pts * time_base))
+        return self._numbered(frame, None if frame.pts is None else float(frame.pts * time_base))
 
     def _advance(self) -> None:
         """Decode one packet. A packet of no bytes comes at the end and makes the decoder give out what it holds."""
@@ -161,11 +186,10 @@ class VideoReader:
         except av.error.FFmpegError:
             self._tally.skipped += packet is not None and packet.size > 0
 
-    def _frame(self, frame: av.VideoFrame, index: int, time_s: float) -> Frame:
+    def _image(self, frame: av.VideoFrame) -> np.ndarray:
         rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()     # (H, W, 3)
         # the first frame's turn: asking each frame for its side data makes cycles that hold it until the collector runs
-        image = upright(rgb, self.info.orientation)
-        return Frame(FrameInfo(self._source.name, index, time_s, *image.shape[:2]), image)
+        return upright(rgb, self.info.orientation)
 
 
 def ending(source: Source, info: VideoInfo, tally: Tally) -> StreamEnd:

@@ -8,7 +8,11 @@ A stage that remembers is a `StreamStage`. All frames of one stream reach the sa
 
     open(stream) ─► batches ... ─► close(stream)
                       └─ snapshot(stream) at any time between two batches
-    restore(stream, state) stands in for open(stream), in the same instance or in another one
+    restore(stream, state) stands in for open(stream), in another instance, or in the same one after close(stream)
+
+Each stage that remembers says under "Limits" in its file what bounds its state in a stream without end; where a paper
+forgets nothing, that is a setting, and the paper's way the default. tests/pipelines/contract.py checks all of this for
+every stage of the graph, and test_contract.py fails for one that has no entry there.
 
 This room is enough for all four systems: CrossVIS remembers in `associate`, TLTM (previous pyramid) and IAI (identity
 memory) inside `heads` and on its device, CiCo holds a window of frames back and gives the last one out on `close`.
@@ -41,7 +45,8 @@ class StreamStage(Protocol[In, Out]):
         """The state as it stands after the last batch returned. Never pickled code: plain arrays and numbers."""
 
     def restore(self, stream: str, state: bytes) -> None:
-        """Take up where `snapshot` was taken: the next batch gives what it would have given there."""
+        """Take up where `snapshot` was taken: the next batch gives what it would have given there. Restoring an open
+        stream is an error, and so are bytes that no snapshot gave: StageError, and the stream stays as it was."""
 
     def close(self, stream: str) -> list[Out]:
         """Give out what was held back, in order, then forget the stream. Closing a closed stream gives []."""

@@ -1,8 +1,12 @@
-"""What all tests share: where the media lie, and when a test is skipped, with the reason."""
+"""What all tests share: where the media lie, when a test is skipped, one local Ray cluster for all that need no other,
+and a limit on how long a test may wait for it."""
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,8 @@ import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MEDIA = ROOT.parent / "shared" / "media"
+
+TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +34,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Four logical CPUs, whatever the machine has: what is tested is who gets what, not how fast."""
+    import ray
+
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    system = {"worker_niceness": 0, "metrics_report_interval_ms": 1000}  # ten seconds are Ray's default
+    ray.init(address="local", num_cpus=4, num_gpus=0, _system_config=system, **quiet)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """A test that waits for another process fails after two minutes; it never hangs."""
+
+    def too_late(number: int, frame: object) -> None:
+        raise TimeoutError(f"the test did not end within {TIMEOUT_S} s")
+
+    before = signal.signal(signal.SIGALRM, too_late)
+    signal.alarm(TIMEOUT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

@@ -11,6 +11,7 @@ from operators.decode import BACKENDS, Decode, DecodeConfig
 from operators.errors import ConfigError, StageError
 from operators.records import Frame, FrameFault, Pull, StreamEnd
 from operators.sources import Source
+from operators.states import pack
 from pipelines.stage import StreamStage
 from tests.operators.small_videos import X264, cut, number_of, write_sound, write_video
 
@@ -174,9 +175,12 @@ def test_opening_closing_and_wrong_calls(tmp_path):
     assert number_of(stage([Pull(source, 1)])[0].image) == 0
 
 
-@pytest.mark.parametrize("state", [b"", b"[]", b'{"given": 3}', b'{"given": null, "ended": false}', b"\x80\x04."])
+@pytest.mark.parametrize("state", [
+    b"", b"[]", b"\x80\x04.", pack({}), pack([]), pack({"given": 3}), pack({"given": None, "ended": False}),
+    pack({"given": -1, "ended": False}), pack({"given": 3.0, "ended": False}), pack({"given": 3, "ended": 1}),
+], ids=lambda state: f"{len(state)} bytes")  # fmt: skip
 def test_restore_refuses_what_no_snapshot_gave(state):
-    with pytest.raises(StageError, match="no snapshot"):
+    with pytest.raises(StageError, match="decode, stream 'clip': the snapshot is damaged"):
         Decode(DecodeConfig()).restore("clip", state)
 
 
