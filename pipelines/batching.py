@@ -2,20 +2,19 @@
 
 In:     sources in order, and word of each stream that has ended
 Out:    Tick  pulls of a few frames from every open stream, and the streams to close after them
-State:  the open streams and the sources that wait; nothing of a stream that is over
+State:  the open streams; nothing of a stream that is over
 
-The plan depends on the order of calls alone, never on time, so every executor asks for the same batches.
+The plan depends on the order of calls alone, never on time: a run in this process can be repeated to the last batch.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from operators.records import Pull
 from operators.sources import Source
-from pipelines.graph import Batching
+from pipelines.placement import Batching
 
 
 @dataclass(frozen=True)
@@ -29,29 +28,35 @@ class Tick:
     @property
     def streams(self) -> tuple[str, ...]:
         """All streams of the tick, in the order in which their frames stand in every batch."""
-        return (*(pull.source.name for pull in self.pulls), *self.closing)
+        return (*(pull.stream for pull in self.pulls), *self.closing)
 
 
 class Schedule:
     """Shares `frames` a tick out over up to `streams` open streams; one that ends makes room for the next in line.
 
-    Memory: the sources not begun, and one entry per open stream.
+    Sources are taken when there is room for them: a thousand are not listed at once. Memory: one entry per open stream.
     """
 
     def __init__(self, sources: Iterable[Source], settings: Batching) -> None:
-        self._waiting = deque(sources)
-        names = [source.name for source in self._waiting]
-        assert len(set(names)) == len(names), f"names of sources must be unique within a run: {names}"
+        self._waiting: Iterator[Source] | None = iter(sources)
         self._settings = settings
         self._open: dict[str, Source] = {}
         self._closing: list[str] = []
         self._turn = 0
         self._number = 0
 
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
     def next(self) -> Tick | None:
         """The next tick, or None when no stream is open, to be opened, or to be closed."""
-        while self._waiting and len(self._open) < self._settings.streams:
-            source = self._waiting.popleft()
+        while self._waiting is not None and len(self._open) < self._settings.streams:
+            source = next(self._waiting, None)
+            if source is None:
+                self._waiting = None
+                break
+            assert source.name not in self._open, f"names of open sources must be unique: {source.name}"
             self._open[source.name] = source
         if not self._open and not self._closing:
             return None

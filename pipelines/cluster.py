@@ -37,7 +37,7 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
         return
     try:
-        with _own_signals(), _in_checkout():
+        with own_signals(), _in_checkout():
             _connect(address)
         yield
     finally:
@@ -74,7 +74,7 @@ def _in_checkout() -> Iterator[None]:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """Ray's start brings a handler of SIGTERM that ends the process at once: afterwards the caller's own are back."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,12 +1,12 @@
-"""The loop that all executors share: ticks in, results out, in order per stream.
+"""The loop of the executor in this process: ticks in, results out; and how all executors put results in order.
 
-In:     a Schedule, and a Chain that runs ticks (in this process, or on actors)
+In:     a Schedule, and a Chain that runs ticks
 Out:    FrameTracks and FrameFault of each stream in the order of its frames, then its StreamEnd
 State:  per open stream the results that came before an earlier frame did
 Limits: `in_flight` ticks under way; what waits is bounded by what the stages hold back
 
-What a tick asks for depends on the results of the ticks up to `in_flight` before it, and never on which was ready
-first: so every executor runs the same batches, and gives the same numbers to the last bit.
+What a tick asks for depends on the results of the ticks up to `in_flight` before it, and never on time: what is run
+here can be repeated to the last batch, and is what other executors are held against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from operators.records import FrameFault, FrameTracks, StreamEnd
 from pipelines.batching import Schedule, Tick
-from pipelines.group import Failure, Report
+from pipelines.reports import Failure, Report
+from pipelines.status import Teller
 
 Result = FrameTracks | FrameFault | StreamEnd
 Watch = Callable[[Report], None]
@@ -34,8 +35,10 @@ class Chain(Protocol):
         """Wait for a tick: what came out, and a report of every group's call."""
 
 
-def drive(schedule: Schedule, chain: Chain, in_flight: int, watch: Watch | None = None) -> Iterator[Result]:
-    """Run all of the schedule. `watch` sees every report, for progress and timing."""
+def drive(
+    schedule: Schedule, chain: Chain, in_flight: int, watch: Watch | None = None, teller: Teller | None = None
+) -> Iterator[Result]:
+    """Run all of the schedule. `watch` sees every report, for progress and timing; `teller` has its turn each tick."""
     under_way: deque[tuple[Tick, Any]] = deque()
     results = InOrder()
     while True:
@@ -58,6 +61,8 @@ def drive(schedule: Schedule, chain: Chain, in_flight: int, watch: Watch | None 
             yield from results.add(record)
         for stream in tick.closing:
             yield from results.close(stream)
+        if teller:
+            teller.tell()
 
 
 class InOrder:
@@ -75,7 +80,8 @@ class InOrder:
             return
         stream = result.info.stream
         early = self._early.setdefault(stream, {})
-        early[result.info.index] = result
+        if result.info.index >= self._next.get(stream, 0):  # else it was given out, and was made again after a death
+            early[result.info.index] = result
         while (expected := self._next.get(stream, 0)) in early:
             self._next[stream] = expected + 1
             yield early.pop(expected)

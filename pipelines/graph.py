@@ -1,6 +1,6 @@
 """The graph: stages in order, and where they run, as plain data; checked before anything starts.
 
-In:     a YAML file of `stages`, `placement` and `batching`, and the table of stage kinds (`pipelines/stages.py`)
+In:     a YAML file of `stages` and how they run (`placement.py`), and the table of stage kinds (`stages.py`)
 Out:    Graph, which every executor runs; or one error that names file, key and what was expected
 
     stages:                                                     # in the order in which a frame meets them
@@ -23,11 +23,13 @@ from operators.errors import ConfigError, GraphError, did_you_mean
 from operators.records import FrameTracks, Pull
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.networks import NetworkSpec
+from pipelines.placement import Batching, Placement, Recovery, Strategy, left
 from pipelines.stage import Stage
 
-Amount = float | Literal["auto"]
+SETTINGS = ("batching", "recovery", "strategy")
+"""Settings of a graph file that `--set` reaches, beside those of its stages."""
 
-RESERVED = ("network", "sinks", "batching", "placement")
+RESERVED = ("network", "sinks", "placement", *SETTINGS)
 """Names that `--set NAME.key=value` has another use for."""
 
 
@@ -39,6 +41,10 @@ class RunContext:
     """None for a graph without network stages."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """'auto' takes the GPU where the process that builds the stage sees one."""
+    trace: bool = False
+    """Reports tell when each stage worked on which frames (`Report.spans`)."""
+    metrics: bool = False
+    """On Ray: actors count what they do on Ray's Prometheus port (pipelines/metrics.py)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class StageKind:
     """It uses the GPU where there is one."""
     mixes: bool = False
     """Of a stage that remembers: one call may hold frames of several streams, and a call that raises leaves the memory
-    of all of them as it was, so that it can be made again stream by stream."""
+    of all of them as it was, so that it can be made again frame by frame."""
 
 
 @dataclass(frozen=True)
@@ -71,47 +77,6 @@ class StageSpec:
     keyed_by: Literal["stream"] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Placement:
-    """A group: neighbouring stages that share a process, so that nothing between them is copied."""
-
-    stages: tuple[str, ...]
-    replicas: int = 1
-    """Processes with these stages. More: more batches at once, more memory; streams stay with their replica."""
-    num_cpus: Amount = "auto"
-    """CPUs of one replica, and its torch threads. 'auto': an equal share of what there is."""
-    num_gpus: Amount = "auto"
-    """GPUs of one replica; 0.5 lets two share one. 'auto': a share for groups with a network, with device cpu none."""
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("stages is empty; name at least one.")
-        if not 1 <= self.replicas <= 1024:
-            raise ValueError(f"replicas is {self.replicas}, expected 1 to 1024.")
-        if self.num_cpus != "auto" and not 0 < self.num_cpus <= 1024:
-            raise ValueError(f"num_cpus is {self.num_cpus}, expected more than 0, at most 1024.")
-        if self.num_gpus != "auto" and not 0 <= self.num_gpus <= 64:
-            raise ValueError(f"num_gpus is {self.num_gpus}, expected 0 to 64.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batching:
-    """How frames enter the graph: in ticks, each a batch out of all open streams."""
-
-    streams: int = 4
-    """Videos open at once. More: fuller batches of short videos, more open decoders and state in memory."""
-    frames: int = 8
-    """Frames of one tick, shared out over the open streams. More: fewer and larger calls, more memory in flight."""
-    in_flight: int = 2
-    """Ticks under way at once. More: stages in different processes wait less for each other, more memory. In every
-    executor what tick t asks for depends on the results up to tick t - in_flight, so that batches are the same."""
-
-    def __post_init__(self) -> None:
-        for name, most in (("streams", 4096), ("frames", 4096), ("in_flight", 64)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 to {most}.")
-
-
 @dataclass(frozen=True)
 class Graph:
     """Checked: stages fit their neighbours, and every stage stands in exactly one placement group, in order."""
@@ -119,6 +84,10 @@ class Graph:
     stages: tuple[StageSpec, ...]
     placement: tuple[Placement, ...]
     batching: Batching = Batching()
+    strategy: Strategy = "pack"
+    """Where replicas go on Ray. pack: on few nodes, so that little travels; spread: on many, so that one node's death
+    takes few. strict_pack: all on one node or an error; strict_spread: each on a node of its own or an error."""
+    recovery: Recovery = Recovery()
 
     def group(self, placement: Placement) -> tuple[StageSpec, ...]:
         """The stages of a placement group, in order."""
@@ -138,8 +107,8 @@ class Graph:
         pairs = list(zip(self.placement, on_device, strict=True))
         cpu_users = sum(group.replicas for group in self.placement if group.num_cpus == "auto")
         gpu_users = sum(group.replicas for group, uses in pairs if uses and group.num_gpus == "auto")
-        cpus = _left(num_cpus, self.placement, "num_cpus") / max(cpu_users, 1)
-        gpus = _left(num_gpus, self.placement, "num_gpus") / max(gpu_users, 1)
+        cpus = left(num_cpus, self.placement, "num_cpus") / max(cpu_users, 1)
+        gpus = left(num_gpus, self.placement, "num_gpus") / max(gpu_users, 1)
         # Ray counts in ten thousandths: rounded down, three thirds stay within one
         shares = {"num_cpus": int(cpus) if cpus >= 1 else _floor(cpus), "num_gpus": _floor(min(1.0, gpus))}
         groups = []
@@ -155,17 +124,13 @@ def _floor(amount: float) -> float:
     return math.floor(amount * 10_000) / 10_000
 
 
-def _left(total: float, placement: Iterable[Placement], name: str) -> float:
-    """What the groups with a stated amount leave for the others; a tenth of the whole where they leave nothing."""
-    stated = sum(group.replicas * getattr(group, name) for group in placement if getattr(group, name) != "auto")
-    return max(total - stated, total / 10)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _GraphFile:
     stages: dict[str, dict[str, Any]]
     placement: tuple[Placement, ...] = ()
     batching: Batching = field(default_factory=Batching)
+    strategy: Strategy = "pack"
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 def load_graph(path: str | Path, kinds: Mapping[str, StageKind], overrides: Iterable[str] = ()) -> Graph:
@@ -179,11 +144,11 @@ def load_graph(path: str | Path, kinds: Mapping[str, StageKind], overrides: Iter
     prefixed = []
     for override in overrides:
         name = override.split("=")[0].split(".")[0].strip()
-        known = [*(stages if isinstance(stages, dict) else ()), "batching"]
+        known = [*(stages if isinstance(stages, dict) else ()), *SETTINGS]
         if name not in known:
             hint = did_you_mean(name, [*known, "network", "sinks"])
             raise ConfigError(f"{where}: '{override}': no stage '{name}'.{hint}")
-        prefixed.append(override if name == "batching" else f"stages.{override.strip()}")
+        prefixed.append(override if name in SETTINGS else f"stages.{override.strip()}")
     return parse_graph(apply_overrides(mapping, prefixed, where), kinds, where)
 
 
@@ -194,7 +159,7 @@ def parse_graph(mapping: Mapping[str, Any], kinds: Mapping[str, StageKind], wher
     _check_order(stages, where)
     placement = read.placement or (Placement(stages=tuple(stage.name for stage in stages)),)
     _check_placement(placement, stages, where)
-    return Graph(stages, placement, read.batching)
+    return Graph(stages, placement, read.batching, read.strategy, read.recovery)
 
 
 def _stage(name: str, entry: Mapping[str, Any], kinds: Mapping[str, StageKind], where: str) -> StageSpec:

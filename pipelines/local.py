@@ -12,19 +12,38 @@ from operators.sources import Source
 from pipelines.batching import Schedule, Tick
 from pipelines.drive import Result, Watch, drive
 from pipelines.graph import Graph, RunContext
-from pipelines.group import Report, StageGroup
+from pipelines.group import StageGroup
+from pipelines.reports import Report
+from pipelines.status import Ledger, OnStatus, Teller
 
 
 def run_local(
-    graph: Graph, sources: Iterable[Source], context: RunContext, watch: Watch | None = None
+    graph: Graph,
+    sources: Iterable[Source],
+    context: RunContext,
+    watch: Watch | None = None,
+    on_status: OnStatus | None = None,
 ) -> Iterator[Result]:
     """Results of all sources: per stream in order, its StreamEnd last. No sources: none.
 
-    A stage's failure ends its stream (StreamEnd with `fatal`), the others go on. Replicas make no difference here.
+    Sources are taken from their iterable when there is room for them. A stage's failure ends its stream (StreamEnd with
+    `fatal`), the others go on. Replicas make no difference here.
     """
     num_gpus = torch.cuda.device_count() if context.device != "cpu" else 0
-    chain = _LocalChain(graph.placed(usable_cpus(), num_gpus), context)
-    return drive(Schedule(sources, graph.batching), chain, graph.batching.in_flight, watch)
+    placed = graph.placed(usable_cpus(), num_gpus)
+    return _told(placed, Schedule(sources, graph.batching), _LocalChain(placed, context), watch, on_status)
+
+
+def _told(
+    graph: Graph, schedule: Schedule, chain: _LocalChain, watch: Watch | None, on_status: OnStatus | None
+) -> Iterator[Result]:
+    """The results, and where the run stands meanwhile."""
+    ledger = chain.ledger
+    teller = Teller(on_status, lambda passed_s: ledger.status(tuple(ledger.groups(passed_s)), schedule.num_open))
+    for result in drive(schedule, chain, graph.batching.in_flight, watch, teller):
+        ledger.gave(result)
+        yield result
+    teller.tell(now=True)
 
 
 def num_threads(num_cpus: float) -> int:
@@ -40,12 +59,14 @@ class _LocalChain:
 
     def __init__(self, graph: Graph, context: RunContext) -> None:
         self._groups = [StageGroup(graph.group(p), context, num_threads(p.num_cpus)) for p in graph.placement]
+        self.ledger = Ledger(graph)
 
     def submit(self, tick: Tick) -> tuple[list[FrameTracks], list[Report]]:
         records: list = list(tick.pulls)
         reports = []
-        for group in self._groups:
+        for number, group in enumerate(self._groups):
             records, report = group.process(records, streams=tick.streams, closing=tick.closing)
+            self.ledger.add(number, report)
             reports.append(report)
         return records, reports
 

@@ -81,6 +81,11 @@ def _heads(settings: BatchConfig, context: RunContext) -> Heads:
             f"{spec.where}: '{spec.name}' remembers past frames before its heads, so the graph needs the stage "
             f"'identify' instead of 'heads' and 'associate'. Take --graph configs/graphs/offline_iai.yaml."
         )
+    if detector.clips:
+        raise ConfigError(
+            f"{spec.where}: '{spec.name}' speaks of clips, and no stage of a graph gives it windows of frames. It can "
+            f"be trained and its weights imported; to run one, name another network."
+        )
     network, device = _network(context)
     return Heads(network, settings, detector.of(spec.detect), device)
 
@@ -122,6 +127,11 @@ def _rule_of(network: NetworkSpec | None) -> Rule:
             f"{network.where}: its tracks are the identities that the network itself says (association: identities), "
             f"so the graph must not have an 'associate' stage. Take --graph configs/graphs/offline_iai.yaml."
         )
+    if network.association == "edges":
+        raise ConfigError(
+            f"{network.where}: its tracks follow the scores of its own object graph (association: edges), which the "
+            f"stage 'associate' does not compute. It can be trained and its weights imported; to run one, name another."
+        )
     return network.association
 
 
@@ -138,7 +148,7 @@ def _network(context: RunContext) -> tuple[Network, torch.device]:
 
 
 STAGES = {
-    "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True),
+    "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True, mixes=True),
     "preprocess": StageKind("operator", Frame, Image, PreprocessConfig, _preprocess, on_device=True),
     "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
     "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, stateful=True),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,12 @@ class NoSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnpackConfig:
+    side: int = 2
+    """Of a frame, in pixels; 2 travels inside of messages, 400 through the object store."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowConfig:
     frames: int = 3
     overlap: int = 1
@@ -42,14 +49,20 @@ class TotalConfig:
     fail_at: int = -1
     """Frame that raises."""
     die_at: int = -1
-    """Frame at which the process ends without a word."""
+    """Frame at which the process ends without a word,"""
+    die_in: str = ""
+    """in streams whose name begins so."""
+    slow_s: float = 0.0
+    """How long a frame takes of streams whose name begins with 'slow'."""
 
 
 class Unpack:
-    """Pull -> Frame.  Each frame is (2, 2, 3), all of its index, or of 255 when poisoned."""
+    """Pull -> Frame.  Each frame is (side, side, 3), all of its index, or of 255 when poisoned."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: UnpackConfig = UnpackConfig()) -> None:
+        self._side = config.side
         self._position: dict[str, int] = {}
+        self._sources: dict[str, Source] = {}
 
     def open(self, stream: str) -> None:
         assert stream not in self._position
@@ -59,14 +72,16 @@ class Unpack:
         return [event for pull in batch for event in self._one(pull)]
 
     def _one(self, pull: Pull) -> list[Frame | FrameFault | StreamEnd]:
-        name, words = pull.source.name, pull.source.files
+        if isinstance(pull.source, Source):     # else its name alone: it came with an earlier pull
+            self._sources[pull.stream] = pull.source
+        name, words, fps = pull.stream, self._sources[pull.stream].files, self._sources[pull.stream].fps
         start = self._position[name]
         stop = self._position[name] = min(start + pull.count, len(words))
         given: list[Frame | FrameFault | StreamEnd] = []
         for index in range(start, stop):
-            info = FrameInfo(name, index, index / pull.source.fps, 2, 2)
-            value = POISON if words[index] == "poison" else index
-            frame = Frame(info, np.full((2, 2, 3), value, np.uint8))
+            info = FrameInfo(name, index, index / fps, self._side, self._side)
+            value = POISON if words[index] == "poison" else index % POISON
+            frame = Frame(info, np.full((self._side, self._side, 3), value, np.uint8))
             given.append(FrameFault(info, "a torn packet") if words[index] == "fault" else frame)
         if start + pull.count > len(words):
             given.append(StreamEnd(name, num_frames=len(words)))
@@ -80,6 +95,7 @@ class Unpack:
 
     def close(self, stream: str) -> list[Frame]:
         self._position.pop(stream, None)
+        self._sources.pop(stream, None)
         return []
 
 
@@ -115,7 +131,7 @@ class Window:
 
     def _summed(self, held: list[tuple[FrameInfo, int]], count: int) -> list[Frame]:
         total = sum(value for _, value in held) % 251
-        return [Frame(info, np.full((2, 2, 3), total, np.uint8)) for info, _ in held[:count]]
+        return [Frame(info, np.full((info.height, info.width, 3), total, np.uint8)) for info, _ in held[:count]]
 
     def snapshot(self, stream: str) -> bytes:
         return json.dumps([[vars(info), value] for info, value in self._held[stream]]).encode()
@@ -145,8 +161,10 @@ class Total:
     def _one(self, frame: Frame) -> FrameTracks:
         if frame.info.stream.startswith("bad") and frame.info.index == self._config.fail_at:
             raise RuntimeError("no more of this")
-        if frame.info.index == self._config.die_at:
+        if frame.info.index == self._config.die_at and frame.info.stream.startswith(self._config.die_in):
             os._exit(3)
+        if frame.info.stream.startswith("slow"):
+            time.sleep(self._config.slow_s)
         count, total = self._state[frame.info.stream]
         count, total = count + 1, total + int(frame.image.max())
         self._state[frame.info.stream] = (count, total)
@@ -165,7 +183,7 @@ class Total:
 
 
 KINDS = {
-    "unpack": StageKind("operator", Pull, Frame, NoSettings, lambda settings, context: Unpack(), stateful=True),
+    "unpack": StageKind("operator", Pull, Frame, UnpackConfig, lambda own, context: Unpack(own), stateful=True),
     "paint": StageKind("network", Frame, Frame, NoSettings, lambda settings, context: Paint(), on_device=True),
     "window": StageKind("operator", Frame, Frame, WindowConfig, lambda own, context: Window(own), stateful=True),
     "total": StageKind("operator", Frame, FrameTracks, TotalConfig, lambda own, context: Total(own), stateful=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.batching import Schedule, Tick
-from pipelines.graph import Batching
+from pipelines.placement import Batching
 from tests.pipelines.small_stages import source
 
 
@@ -53,4 +53,20 @@ def test_a_stream_that_ends_is_closed_once_and_makes_room():
 
 def test_a_name_stands_for_one_stream():
     with pytest.raises(AssertionError, match="unique"):
-        _schedule("aa")
+        _schedule("aa").next()
+
+
+def test_sources_are_taken_when_there_is_room():
+    taken = []
+
+    def endless():
+        for number in range(10**9):
+            taken.append(number)
+            yield source(f"s{number}")
+
+    schedule = Schedule(endless(), Batching(streams=2))
+    schedule.next()
+    assert taken == [0, 1]
+    schedule.end("s1")
+    assert [pull.source.name for pull in schedule.next().pulls] == ["s0", "s2"]
+    assert taken == [0, 1, 2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from operators.errors import ConfigError, GraphError
-from pipelines.graph import Batching, load_graph, parse_graph
+from pipelines.graph import load_graph, parse_graph
+from pipelines.placement import Batching, Recovery
 from tests.pipelines.small_stages import KINDS, STAGES, TotalConfig, graph
 
 NAMES = ("unpack", "paint", "window", "total")
@@ -130,6 +131,22 @@ def test_stages_that_do_not_fit(stages, message):
         pytest.param([EVERY | {"num_gpus": -1}], "[0]: num_gpus is -1.0, expected 0 to 64.", id="minus-one-gpu"),
         pytest.param([EVERY | {"num_cpu": 1}], "[0].num_cpu: no such setting. Did you mean num_cpus?", id="key"),
         pytest.param([EVERY | {"num_cpus": "all"}], "[0].num_cpus: expected a number or 'auto', got 'all'.", id="text"),
+        pytest.param(
+            [EVERY | {"resources": {"GPU": 1}}],
+            "[0]: resources.GPU: has a setting of its own; say num_gpus instead.",
+            id="gpu-as-a-custom-resource",
+        ),
+        pytest.param(
+            [EVERY | {"resources": {"rack": 0}}], "[0]: resources.rack is 0.0, expected more than 0", id="none-of-it"
+        ),
+        pytest.param(
+            [EVERY | {"resources": {"rack": "x"}}], "[0].resources.rack: expected a number, got 'x'.", id="no-amount"
+        ),
+        pytest.param(
+            [EVERY | {"transport": "mpi"}],
+            "[0].transport: expected 'object_store' or 'gloo' or 'nccl', got 'mpi'.",
+            id="unknown-transport",
+        ),
     ],
 )
 def test_placements_that_do_not_fit(placement, message):
@@ -145,6 +162,47 @@ def test_a_wrong_setting_of_a_stage_is_named_without_detours():
         graph(batching={"frames": 0})
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        pytest.param({"batching": {"max_wait_s": -1}}, "batching: max_wait_s is -1.0, expected 0 to 60.", id="wait"),
+        pytest.param({"batching": {"in_flight": 65}}, "batching: in_flight is 65, expected 1 to 64.", id="in-flight"),
+        pytest.param(
+            {"strategy": "scatter"},
+            "strategy: expected 'pack' or 'spread' or 'strict_pack' or 'strict_spread', got 'scatter'.",
+            id="strategy",
+        ),
+        pytest.param(
+            {"recovery": {"snapshot_every": 0}}, "recovery: snapshot_every is 0, expected 1 to 1000000.", id="every"
+        ),
+        pytest.param({"recovery": {"max_kills": 0}}, "recovery: max_kills is 0, expected 1 to 100.", id="kills"),
+        pytest.param({"recovery": {"store": " "}}, "recovery: store is empty; expected object_store, a", id="store"),
+        pytest.param({"recovery": {"evry": 3}}, "recovery.evry: no such setting. Known: max_kills, snapshot", id="key"),
+    ],
+)
+def test_how_a_graph_runs_is_checked(setting, message):
+    with pytest.raises(ConfigError) as raised:
+        parse_graph({"stages": STAGES} | setting, KINDS, "g.yaml")
+    assert str(raised.value).startswith(f"g.yaml, {message}")
+
+
+def test_how_a_graph_runs():
+    mapping = {
+        "placement": [EVERY | {"resources": {"rack": 2}, "transport": "gloo"}],
+        "strategy": "spread",
+        "recovery": {"snapshot_every": 8, "store": "s3://bucket/states", "max_kills": 3},
+    }
+    read = parse_graph({"stages": STAGES} | mapping, KINDS, "g.yaml")
+    assert (read.placement[0].resources, read.placement[0].transport) == ({"rack": 2.0}, "gloo")
+    assert (read.strategy, read.recovery) == (
+        "spread",
+        Recovery(snapshot_every=8, store="s3://bucket/states", max_kills=3),
+    )
+    plain = parse_graph({"stages": STAGES}, KINDS, "g.yaml")
+    assert (plain.strategy, plain.recovery) == ("pack", Recovery())
+    assert hash(read.placement[0]) != hash(plain.placement[0])
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "g.yaml"
@@ -153,10 +211,12 @@ def file(tmp_path):
     return path
 
 
-def test_overrides_reach_stages_and_batching(file):
-    read = load_graph(file, KINDS, ["total.fail_at=7", "batching.streams=2"])
+def test_overrides_reach_stages_and_how_they_run(file):
+    overrides = ["total.fail_at=7", "batching.streams=2", "recovery.snapshot_every=8", "strategy=spread"]
+    read = load_graph(file, KINDS, overrides)
     assert read.stages[-1].settings == TotalConfig(fail_at=7)
     assert read.batching == Batching(streams=2)
+    assert (read.recovery, read.strategy) == (Recovery(snapshot_every=8), "spread")
 
 
 @pytest.mark.parametrize(

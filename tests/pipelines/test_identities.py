@@ -10,10 +10,13 @@ import pytest
 import torch
 import yaml
 
+from models import NETWORKS
+from models.fused import InferenceConfig
 from models.iai import IAI
 from operators.errors import ConfigError
 from operators.formats import Categories
 from operators.identify import Identify
+from operators.masks import decode_masks
 from operators.shapes import PRESETS, write_youtube_vis
 from operators.sinks import SinkConfig
 from operators.sources import find_sources
@@ -36,6 +39,12 @@ MODEL = {
 }  # fmt: skip
 
 
+TWO_STAGES = {
+    **{name: MODEL[name] for name in ("num_classes", "num_slots", "input", "channels", "backbone", "association")},
+    "rpn": {"anchor_scale": 4.0, "max_per_level": 50, "max_proposals": 50}, "hidden": 24, "mask_convs": 1,
+}  # fmt: skip
+
+
 def spec_of(folder: Path, **settings) -> NetworkSpec:
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump({"network": "iai_condinst", "association": "identities", "model": MODEL} | settings))
@@ -50,6 +59,23 @@ def trained(tmp_path_factory) -> NetworkSpec:
     spec = spec_of(folder, weights=str(folder / "small.safetensors"), detect=detect)
     network = IAI(spec.config)
     shake(network, 6)
+    save_weights(spec.weights, network.state_dict(), spec.name, as_plain(spec.config), CLASSES)
+    return spec
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory) -> NetworkSpec:
+    """The same on Mask R-CNN; its heads seldom see mere background, and its masks are seldom empty."""
+    folder = tmp_path_factory.mktemp("regions")
+    settings = {"network": "iai_maskrcnn", "model": TWO_STAGES, "weights": str(folder / "small.safetensors")}
+    spec = spec_of(folder, **settings, detect={"max_per_frame": 4})
+    network = NETWORKS[spec.name][0](spec.config)
+    shake(network, 6)
+    with torch.no_grad():
+        for head, background in ((network.box_head.class_logits, 0), (network.identity_head.logits, -1)):
+            head.weight.mul_(0.5)
+            head.bias[background] -= 5
+        network.mask_head.logits.bias += 1
     save_weights(spec.weights, network.state_dict(), spec.name, as_plain(spec.config), CLASSES)
     return spec
 
@@ -90,6 +116,8 @@ def test_the_stage_has_the_network_its_detector_and_the_graphs_settings(trained)
 @pytest.mark.parametrize("path, name, settings, message", [
     pytest.param(OTHER, "heads", {}, "'iai_condinst' remembers past frames .*offline_iai.yaml", id="heads"),
     pytest.param(OTHER, "associate", {}, "must not have an 'associate' stage", id="association"),
+    pytest.param(OTHER, "associate", {"network": "tltm", "association": "edges", "model": {}},
+                 "follow the scores of its own object graph", id="edge scores"),
     pytest.param(GRAPH, "identify", {"network": "crossvis", "association": "cosine_iou", "model": {}},
                  "'crossvis' remembers nothing. .*offline.yaml", id="another network"),
 ])
@@ -143,3 +171,41 @@ def test_videos_run_together_equal_each_alone(trained, videos, tmp_path, overrid
     assert lines == alone
     instances = [instance for text in lines for line in text.splitlines() for instance in json.loads(line)["instances"]]
     assert len(instances) > 10 and len({instance["track_id"] for instance in instances}) > 1
+
+
+def frames_of(out: Path) -> list[dict]:
+    lines = [line for path in sorted(out.glob("*/tracks.jsonl")) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+def test_two_stages_from_images_to_results(two_stages, videos, tmp_path):
+    """Masks fill boxes, and no two of a frame share a pixel; tracks last, and end up in the ranked results."""
+    out = ran(two_stages, videos, tmp_path / "out", only=0, min_video_score=0.0)
+    frames = frames_of(out)
+    assert len(frames) == 7 and sum(len(frame["instances"]) for frame in frames) > 7
+    for frame in frames:
+        masks = [instance["segmentation"] for instance in frame["instances"]]
+        pixels = decode_masks(masks, *(masks[0]["size"] if masks else (1, 1)))
+        assert pixels.sum(2).max(initial=0) <= 1
+        for instance, mask in zip(frame["instances"], pixels.transpose(2, 0, 1), strict=True):
+            y, x = mask.nonzero()
+            x1, y1, x2, y2 = instance["box"]
+            assert len(x) == 0 or (x1 - 1 < x.min() and x.max() < x2 and y1 - 1 < y.min() and y.max() < y2)
+    seen = [{instance["track_id"] for instance in frame["instances"]} for frame in frames]
+    assert any(one & other for one, other in zip(seen, seen[1:], strict=False))
+    results = read_results(out / "results.json")
+    assert results and all(len(entry["segmentations"]) == 7 for entry in results)
+
+
+@pytest.mark.parametrize("form", ["trained", "two_stages"])
+def test_the_fused_form_runs_in_the_graph(request, form, videos, tmp_path):
+    """As long as nothing is remembered both forms must agree; later a last bit may decide who is who."""
+    spec = request.getfixturevalue(form)
+    fused = replace(spec, inference=InferenceConfig(form="fused", dtype="float32"))
+    plain, found = (frames_of(ran(one, videos, tmp_path / one.inference.form, only=1)) for one in (spec, fused))
+    assert len(found) == len(plain) == 7 and any(frame["instances"] for frame in found[1:])
+    first, same = plain[0]["instances"], found[0]["instances"]
+    assert [one["track_id"] for one in same] == [one["track_id"] for one in first] and first
+    for one, other in zip(same, first, strict=True):
+        assert one["box"] == pytest.approx(other["box"], abs=0.1)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
