@@ -159,6 +159,18 @@ def open_sinks(
     return sinks
 
 
+def remove_outputs(folder: Path, kinds: Sequence[str]) -> None:
+    """Remove what sinks of these kinds wrote into the folder of a source, and nothing else. Raises OSError."""
+    for kind in kinds:
+        path = folder / SINKS[kind].file
+        if path.is_dir():
+            _remove_maps(path)
+            if not any(path.iterdir()):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
 class JsonlSink:
     """tracks.jsonl: a line a frame, faulty ones included, on the disk as soon as it is known."""
 
@@ -240,9 +252,7 @@ class MasksSink:
         self._size: tuple[int, int] | None = None
         self._dropped: set[int] = set()  # one number a track that did not fit
         path.mkdir(exist_ok=True)
-        for old in path.iterdir():
-            if re.fullmatch(r"\d{5,}\.png|\.\d{5,}\.png\.part", old.name):
-                old.unlink()
+        _remove_maps(path)
 
     def write(self, tracks: FrameTracks) -> None:
         labels, dropped = label_map(tracks, self._min_score)
@@ -353,6 +363,12 @@ class OverlaySink:
         second = self._pictures.peek()
         step = 0.0 if second is None else second.info.time_s - first.info.time_s
         return min(max(1 / step, 1.0), 120.0) if step > 0 else self._fps
+
+
+def _remove_maps(folder: Path) -> None:
+    for path in folder.iterdir():
+        if re.fullmatch(r"\d{5,}\.png|\.\d{5,}\.png\.part", path.name):
+            path.unlink()
 
 
 class _Peekable(Iterator[Frame]):

@@ -1,26 +1,29 @@
 """Step 1: what a stream is made of, before anything is decoded.
 
-In:     what a user names: video files, folders of images, YouTube-VIS JSON files
+In:     what a user names: video files, folders of images or of videos, YouTube-VIS JSON files, patterns of files and
+        folders (dir/**/*.mp4), and addresses of all but the JSON (s3://bucket/day/*.mp4, addresses.py)
 Out:    one Source per stream, with a name of its own, and one error per argument that is no use
 State:  none
-Limits: JSON files of at most MAX_JSON_BYTES; at most MAX_IMAGES images in one argument
+Limits: JSON files of at most MAX_JSON_BYTES; at most MAX_IMAGES images in one argument, MAX_FOUND files in a pattern.
+        No video is opened: of a thousand, the broken ones show when their turn comes
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from operators.addresses import is_address, is_pattern, local_path
 from operators.errors import DatasetError, MaskstreamError, SourceError
+from operators.folders import IMAGE_SUFFIXES, MAX_IMAGES, at_address, digest, in_folder, matching, stamp
 from operators.probe import VideoInfo, probe_images, probe_video
 from operators.youtube_vis_data import Video, read_dataset
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-MAX_IMAGES = 10_000_000
+RESERVED_NAMES = ("results.json", "manifest.json", "failed.json", "scores.json", "unfinished")
+"""What a run writes beside the folders of its sources; no source is called so."""
 MAX_JSON_BYTES = 4 << 30
 
 MAX_NAME_BYTES = 120
@@ -35,13 +38,21 @@ class Source:
     """The stream's name and its folder under the output directory; unique within a run."""
     kind: Literal["video", "images"]
     path: str
-    """The video file, or the folder that `files` are relative to."""
+    """The video file, or the folder that `files` are relative to; absolute, or an address."""
     files: tuple[str, ...] = ()
     """Of images: their paths in order, relative to `path`."""
     fps: float = 6.0
     """Of images: `time_s` of image i is i / fps. Six is what YouTube-VIS stores."""
     video_id: int | None = None
     """The video's id in a YouTube-VIS JSON, for results.json; None for other sources."""
+    version: str = field(default="", compare=False)
+    """Of a video, as it was when it was found: size and time of its last change, so that a run made again sees whether
+    it is another one. Empty where that is not known; images have theirs in `version_of`."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies: what two runs that name the same video agree in, whatever it is called in them."""
+        return f"{self.path}/{self.files[0]}" if self.files else self.path
 
 
 class UnusableSource(SourceError):
@@ -66,21 +77,23 @@ def find_sources(
 ) -> tuple[list[Source], list[UnusableSource]]:
     """The streams that the arguments name, in their order, and an error for each argument that is no use.
 
-    A folder gives its images in natural order (frame2 before frame10), without those of its subfolders. A JSON gives a
-    stream per video; its images are looked for in `image_root`, else beside it, else in `JPEGImages` beside it. Videos
-    whose images are missing make one error for the JSON, its other videos are given all the same.
+    A folder gives its images in natural order (frame2 before frame10), without those of its subfolders; one without
+    images gives its videos. A pattern gives, in natural order, the videos and the folders of images that match, and
+    passes over all else. A JSON gives a stream per video; its images are looked for in `image_root`, else beside it,
+    else in `JPEGImages` beside it. Videos whose images are missing make one error for the JSON, its other videos are
+    given all the same.
     Names are stems of files, or names of folders, made safe for file systems; the second of one name is `name-2`.
     Nothing is decoded and no video is opened: `probe` does that. No argument gives ([], []).
     """
     sources: list[Source] = []
     errors: list[UnusableSource] = []
-    taken: set[str] = set()
+    taken = set(RESERVED_NAMES)
     for argument in arguments:
         try:
             found, problem = _find(argument, image_root)
         except MaskstreamError as error:
             found, problem = [], error
-        sources += [_named(source, taken) for source in found]
+        sources += [replace(source, name=free_name(source.name, taken)) for source in found]
         if problem is not None:
             kind = UnusableDataset if isinstance(problem, DatasetError) else UnusableSource
             errors.append(kind(argument, str(problem)))
@@ -94,15 +107,10 @@ def probe(source: Source) -> VideoInfo:
     index, without a video stream, in an unknown codec, too large, or without a frame that decodes. Damaged images do
     not raise: they become faults when they are read.
     """
+    assert not is_address(source.path), "copy it first (copies.py)"
     if source.kind == "images":
         return probe_images(source.path, source.files, source.fps)
     return probe_video(source.path)
-
-
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts numbers in names by value: frame2 before frame10; by plain text where values are equal (1 and 01)."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def safe_name(name: str) -> str:
@@ -112,61 +120,62 @@ def safe_name(name: str) -> str:
     return name.strip(".") or "source"
 
 
-def _named(source: Source, taken: set[str]) -> Source:
-    """The source under a name that nobody has, capitals apart: some file systems do not tell them from small letters"""
-    base = name = safe_name(source.name)
+def free_name(wanted: str, taken: set[str]) -> str:
+    """A safe name that nobody has, capitals apart: some file systems do not tell them from small letters. It is taken
+    from then on."""
+    base = name = safe_name(wanted)
     number = 1
     while name.casefold() in taken:
         number += 1
         name = f"{base}-{number}"
     taken.add(name.casefold())
-    return Source(name, source.kind, source.path, source.files, source.fps, source.video_id)
+    return name
+
+
+def version_of(source: Source) -> str:
+    """What changes when the source is written again: of images on this machine this asks for each file."""
+    if source.kind == "video" or is_address(source.path):
+        return source.version
+    return digest(f"{file} {stamp(Path(source.path, file))}" for file in source.files)
 
 
 def _find(argument: str, image_root: str | None) -> tuple[list[Source], MaskstreamError | None]:
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", argument):
-        raise SourceError(f"'{argument}' is an address; expected a video file, a folder of images or a YouTube-VIS "
-                          f"JSON on this machine.")
     if not argument or "\0" in argument:
         raise SourceError(f"{argument!r} is no path; expected a video file, a folder of images or a YouTube-VIS JSON.")
+    if is_address(argument):
+        here = local_path(argument)
+        if here is not None:
+            return _find(here, image_root)
+        matches = matching(argument) if is_pattern(argument) else at_address(argument)
+        return [_source(*match) for match in matches], None
     path = Path(os.path.abspath(argument))      # the actor that decodes may run in another folder
     try:
         if path.is_dir():
-            return [_image_folder(argument, path)], None
-        if not path.exists():
-            raise SourceError(f"'{argument}' does not exist. Is the path right, seen from {os.getcwd()}?")
-        if not path.is_file():
-            raise SourceError(f"'{argument}' is neither a file nor a folder, but a device, pipe or socket.")
-        num_bytes = path.stat().st_size
+            return [_source(*match) for match in in_folder(argument, str(path))], None
+        if not path.exists() and is_pattern(argument):
+            return [_source(*match) for match in matching(argument)], None
+        return _file(argument, path, image_root)
     except OSError as error:
         raise SourceError(f"'{argument}' cannot be read: {error.strerror}.") from error
+
+
+def _source(name: str, kind: Literal["video", "images"], path: str, files: tuple[str, ...], version: str) -> Source:
+    return Source(name, kind, path, files, version=version)
+
+
+def _file(argument: str, path: Path, image_root: str | None) -> tuple[list[Source], MaskstreamError | None]:
+    if not path.exists():
+        raise SourceError(f"'{argument}' does not exist. Is the path right, seen from {os.getcwd()}?")
+    if not path.is_file():
+        raise SourceError(f"'{argument}' is neither a file nor a folder, but a device, pipe or socket.")
+    num_bytes = path.stat().st_size
     if path.suffix.lower() == ".json":
         return _dataset(argument, path, num_bytes, image_root)
     if num_bytes == 0:
         raise SourceError(f"'{argument}' is empty (0 bytes); expected a video.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise SourceError(f"'{argument}' is a single image; expected a video, or the folder of images that it lies in.")
-    return [Source(path.stem, "video", str(path))], None
-
-
-def _image_folder(argument: str, path: Path) -> Source:
-    files, folders = [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif _is_image(entry.name) and entry.is_file():
-                files.append(entry.name)
-                if len(files) > MAX_IMAGES:
-                    raise SourceError(f"'{argument}' has more than the {MAX_IMAGES} images allowed.")
-    if not files:
-        hint = f" It has folders, such as '{min(folders)}': name the one with the images." if folders else ""
-        raise SourceError(f"'{argument}' is a folder without images ({', '.join(IMAGE_SUFFIXES)}).{hint}")
-    return Source(path.name, "images", str(path), tuple(sorted(files, key=natural_key)))
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")   # "._0.jpg": what macOS leaves behind
+    return [Source(path.stem, "video", str(path), version=stamp(path))], None
 
 
 def _dataset(

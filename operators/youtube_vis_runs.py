@@ -80,6 +80,24 @@ def plain_extents(counts: Sequence[list[int]], pixels: np.ndarray) -> Extents | 
     return _extents(runs.astype(np.int64), np.cumsum(lengths), pixels, differences=False)
 
 
+def run_ends(counts: Sequence[str]) -> list[np.ndarray]:
+    """Where each run of S masks ends, in pixels counted down the columns: (R,) int64 each, rising; () gives none.
+
+    The mask begins where an even run ends, and stops where an odd one does. Raises ValueError for damaged counts; that
+    they fill their frames is for the caller to know.
+    """
+    numbers = _numbers(counts) if counts else (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    if numbers is None:
+        raise ValueError("no compressed RLE")
+    values, past = numbers
+    found = []
+    for runs in np.split(values, past[:-1]):
+        for half in (1, 2):         # places 1, 3, 5, ... and 2, 4, 6, ...: each is the difference to the last but one
+            runs[half::2] = np.cumsum(runs[half::2])
+        found.append(np.cumsum(runs))
+    return found[: len(counts)]
+
+
 def _numbers(counts: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
     """The numbers written in S strings (R,), and how many there are up to the end of each (S,); None if damaged."""
     text = "".join(counts)

@@ -25,7 +25,7 @@ def main(out: Path, animation: Path | None = None) -> int:
     overrides = [word for setting in settings for word in ("--set", setting)]
     commands = [
         ["shapes", "--out", str(out), "--seed", str(SEED), "--clips", "1", "--video", "h264", *overrides],
-        ["run", str(clip), "--out", str(out)],
+        ["run", str(clip), "--out", str(out), "--fresh"],
     ]
     for command in commands:
         if code := _run(command):

@@ -66,6 +66,11 @@ def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSp
     return NetworkSpec(file.network, config, detect, weights, str(where), file.association, file.inference)
 
 
+def default_graph(spec: NetworkSpec) -> str:
+    """The file of configs/graphs that this network runs on where no other is named."""
+    return "configs/graphs/offline_iai.yaml" if DETECTORS[spec.name].remembers else "configs/graphs/offline.yaml"
+
+
 def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
     """The weights that `spec` names, checked to be of this network and these settings.
 
@@ -147,4 +152,5 @@ def _differences(saved: Any, wanted: Any, key: str = "model") -> Any:
 _TRAINING_ONLY = {"gradient_gate", "frozen_stages", "center_sampling", "dice_epsilon", "crossover",
                   "crossover_reduction", "crossover_place", "identity",
                   "sampling", "max_per_level", "max_iou", "max_proposals", "giou_added", "max_mask_positives",
-                  "id_loss", "fix_pad", "drop_path", "interval", "pad_memory"}
+                  "id_loss", "fix_pad", "drop_path", "interval", "pad_memory",
+                  "regions", "proposals", "train_reference"}

@@ -1,12 +1,13 @@
-"""The main job: sources through the graph into files, with a progress bar, a summary, and an orderly end.
+"""The main job: sources through the graph into files, with progress, a summary, and an orderly end.
 
-In:     sources and the errors of those that are none, a Graph, and where and what to save
+In:     sources and the errors of those that are none, a Graph, where and what to save, and what was done before
 Out:    files in DIR/<source name>/; RunSummary: what became of every source, and where the time went
-State:  the open outputs of the streams under way
-Limits: at most `batching.streams` sources have open outputs at a time
+State:  the open outputs of the streams under way; on the disk the manifest of what is done
+Limits: at most `batching.streams` sources are open at a time, and only they have been looked into
 
 A source that cannot be read, a stage that fails on it, or an output that cannot be written ends or marks that source;
-the others finish. Ctrl-C and SIGTERM close all outputs: what was written until then stays valid.
+the others finish. Ctrl-C and SIGTERM close all outputs: what was written until then stays valid, in DIR/unfinished/.
+Killed outright at any moment and run again, it leaves the same bytes as if it had never been killed (manifest.py).
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Literal
 
-from operators.errors import SourceError
-from operators.sources import Source, probe
+from operators.errors import ConfigError, SourceError
+from operators.sources import Source
 from pipelines.drive import Result, Watch
 from pipelines.graph import Graph, RunContext
 from pipelines.group import Report
 from pipelines.local import run_local
-from pipelines.outputs import Files, Outputs, SourceSummary
+from pipelines.manifest import Manifest
+from pipelines.outputs import Files, Outputs
+from pipelines.status import OnStatus, Status
+from pipelines.stream_outputs import SourceSummary
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class RunSummary:
     seconds: dict[str, float]
     """Busy time of each stage, summed over its replicas; 'outputs' is the writing of files."""
     frames: int
+    """Of the sources that were run now."""
     start_s: float
     """Time until the first frame: the loading of weights, the start of a cluster."""
     wall_s: float
@@ -60,28 +65,68 @@ def run(
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     observer: Observer | None = None,
+    manifest: Manifest | None = None,
+    watches: Sequence[Watch] = (),
 ) -> RunSummary:
-    """Run all sources; `errors` are those of arguments that were no source, and appear in the summary as failed.
+    """Run all sources that `manifest` does not say are done; `errors` are those of arguments that were no source, and
+    appear in the summary as failed. Every report of a stage goes to `watches` too.
 
-    Raises: ConfigError, GraphError, CheckpointError before any work; StageError if a worker of the cluster dies, with
-    all outputs closed.
+    Raises: ConfigError, GraphError, CheckpointError before any work; StageError if the run cannot go on, with all
+    outputs closed.
     """
     observer = observer or Observer()
-    usable, expected, failed = _probed(sources, errors, observer)
-    start, meter, files, interrupts = _executor(executor, address), Meter(graph), Files(outputs, usable), Interrupts()
-    if usable:
-        observer.began(expected)
-        with interrupts, closing(start(graph, usable, context, meter.add)) as results, files:
-            try:
-                for result in interrupts.each(results):
-                    with meter.timed("outputs"):
-                        files.take(result)
-                    observer.saw(result, meter)
-            except KeyboardInterrupt:
-                pass  # the summary says so, and its exit code
-    rows = (*failed, *files.summaries())
-    frames = sum(row.frames + row.faults for row in rows)
+    unusable = [SourceSummary(getattr(error, "source", "?"), state="failed", note=str(error)) for error in errors]
+    start, meter, interrupts = _executor(executor, address), Meter(graph), Interrupts()
+    files = Files(outputs, sources, manifest, unusable)
+    observer.began(files.remaining, files.summaries())
+    each = _each_report((meter.add, *watches))
+    results = start(graph, _handed_out(files, observer), context, each, observer.status)
+    if not files.remaining:
+        results = (result for result in ())  # no weights are loaded, no cluster is started
+    with interrupts, closing(results), files:  # files first: actors and clusters take their time
+        _write(interrupts.each(results), files, observer, meter)
+    rows = files.summaries()
+    frames = sum(row.frames + row.faults for row in rows if not row.before)
     return RunSummary(rows, dict(meter.seconds), frames, meter.start_s, meter.wall_s, interrupts.number)
+
+
+def replicated(graph: Graph, replicas: int | None) -> Graph:
+    """The graph with so many times the replicas in every group, and as many more streams open: whole videos side by
+    side. None: as it is. Raises ConfigError for none, or more than a graph may have."""
+    if replicas is None:
+        return graph
+    try:
+        placement = tuple(replace(group, replicas=group.replicas * replicas) for group in graph.placement)
+        batching = replace(graph.batching, streams=graph.batching.streams * replicas)
+    except ValueError as error:
+        raise ConfigError(f"--replicas {replicas}: {error}") from error
+    return replace(graph, placement=placement, batching=batching)
+
+
+def _handed_out(files: Files, observer: Observer) -> Iterator[Source]:
+    """The sources, when the executor has room for them."""
+    for source in files.remaining:
+        files.begins(source)
+        observer.begins(source)
+        yield source
+
+
+def _write(results: Iterator[Result], files: Files, observer: Observer, meter: Meter) -> None:
+    try:
+        for result in results:
+            with meter.timed("outputs"):
+                files.take(result)
+            observer.saw(result, meter)
+    except KeyboardInterrupt:
+        pass  # the summary says so, and its exit code
+
+
+def _each_report(watches: Sequence[Watch]) -> Watch:
+    def watch(report: Report) -> None:
+        for each in watches:
+            each(report)
+
+    return watch
 
 
 def _executor(name: str, address: str | None) -> Callable[..., Iterator[Result]]:
@@ -90,42 +135,28 @@ def _executor(name: str, address: str | None) -> Callable[..., Iterator[Result]]
     # Here, because Ray takes two seconds to import; and before our signal handlers, because it brings its own.
     from pipelines.actors import run_actors
 
-    def on_ray(graph: Graph, sources: Sequence[Source], context: RunContext, watch: Watch) -> Iterator[Result]:
-        return run_actors(graph, sources, context, watch, address)
+    def on_ray(
+        graph: Graph, sources: Iterable[Source], context: RunContext, watch: Watch, on_status: OnStatus
+    ) -> Iterator[Result]:
+        return run_actors(graph, sources, context, watch, address, on_status)
 
     return on_ray
-
-
-def _probed(
-    sources: Sequence[Source], errors: Sequence[SourceError], observer: Observer
-) -> tuple[list[Source], int | None, list[SourceSummary]]:
-    """Sources that open, how many frames they promise in all (None if one does not say), and the others as failed."""
-    failed = [SourceSummary(getattr(error, "source", "?"), state="failed", note=str(error)) for error in errors]
-    usable, expected = [], 0
-    for source in sources:
-        try:
-            num_frames = probe(source).num_frames
-        except SourceError as error:
-            failed.append(SourceSummary(source.name, state="failed", note=str(error)))
-        else:
-            usable.append(source)
-            expected = None if expected is None or num_frames is None else expected + num_frames
-    for row in failed:
-        observer.failed(row)
-    return usable, expected, failed
 
 
 class Observer:
     """What is shown while a run goes on; this one shows nothing."""
 
-    def began(self, expected: int | None) -> None:
-        """Work begins on so many frames; None if that is not known."""
+    def began(self, sources: Sequence[Source], told: Sequence[SourceSummary]) -> None:
+        """Work begins on `sources`; `told` has a row for each argument, and says which failed or were done before."""
 
-    def failed(self, source: SourceSummary) -> None:
-        """A source failed; the others go on."""
+    def begins(self, source: Source) -> None:
+        """A source is about to be opened."""
 
     def saw(self, result: Result, meter: Meter) -> None:
         """A result was written."""
+
+    def status(self, status: Status) -> None:
+        """Where the executor stands, now and then."""
 
 
 class Meter:
@@ -153,12 +184,14 @@ class Meter:
         yield
         self._count(name, time.perf_counter() - start)
 
-    def limiting(self) -> tuple[str, float]:
-        """The stage that is busiest per replica lately, and its share of all busy time; ('', 0) before any report."""
+    def limiting(self, stages: Sequence[str] | None = None) -> tuple[str, float]:
+        """The stage that is busiest per replica lately, of `stages` or of all, and its share of all busy time; ('', 0)
+        before any report."""
         total = sum(self._lately.values())
-        if not total:
+        known = [name for name in self._lately if stages is None or name in stages]
+        if not total or not known:
             return "", 0.0
-        name = max(self._lately, key=lambda stage: self._lately[stage])
+        name = max(known, key=lambda stage: self._lately[stage])
         return name, self._lately[name] / total
 
     @property

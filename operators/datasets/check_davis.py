@@ -23,8 +23,8 @@ from PIL import Image
 from operators.datasets.check_images import DAMAGED, Size, Wrong, in_threads, see_image, see_images
 from operators.datasets.faults import Fault, Place, printable
 from operators.errors import DatasetError
+from operators.folders import IMAGE_SUFFIXES, natural_key
 from operators.probe import IMAGE_FORMATS
-from operators.sources import IMAGE_SUFFIXES, natural_key
 
 VOID = 255
 LABEL_FOLDERS = ("Annotations_unsupervised", "Annotations")

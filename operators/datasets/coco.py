@@ -22,7 +22,7 @@ from operators.datasets.files import ImageMode, ImagePlacer, new_folder, new_jso
 from operators.datasets.truth import Notes, Progress, TrackTruth, Truth, VideoTruth, find_images, unique_names
 from operators.datasets.youtube_vis import image_prefix
 from operators.errors import ConfigError, DatasetError
-from operators.youtube_vis_data import Category, read_json
+from operators.youtube_vis_data import Annotation, Category, Dataset, Video, read_json
 from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, segmentation_to_rle
 
 MAX_COPIES = 1000
@@ -63,6 +63,48 @@ def open_coco(path: Path, image_root: Path | None = None, frames: int = 1) -> Tr
     root = find_images(path, [entry["file_name"] for entry in images], image_root)
     ordered = tuple(sorted(categories, key=lambda category: category.id))
     return Truth(path, ordered, len(images), root, videos, notes, names)
+
+
+def read_stills(path: Path | str, image_root: Path | str | None = None) -> Dataset:
+    """A COCO instances JSON as a dataset of videos of one frame each, its masks as they are in the file.
+
+    Unlike `open_coco` no polygon is rasterised: that takes minutes for COCO as a whole, and training wants them at
+    another size. With `image_root`, the first image must be there. Raises DatasetError naming file, image, annotation.
+    """
+    path = Path(path)
+    raw = read_json(path, "a COCO instances file")
+    if not isinstance(raw, dict):
+        raise DatasetError(f"{path}: holds {reprlib.repr(raw)}; expected an object with images, annotations and "
+                           f"categories.")  # fmt: skip
+    images = [_image(entry, f"{path}: images[{i}]") for i, entry in enumerate(_list(raw, "images", path))]
+    categories = [_category(entry, f"{path}: categories[{i}]")
+                  for i, entry in enumerate(_list(raw, "categories", path))]                      # fmt: skip
+    _unique((entry["id"] for entry in images), f"{path}: image id")
+    _unique((category.id for category in categories), f"{path}: category id")
+    objects = _by_image(raw, path, {entry["id"] for entry in images}, {category.id for category in categories})
+    images.sort(key=lambda entry: entry["id"])
+    root = None if image_root is None else Path(image_root)
+    if root is not None and images and not (root / images[0]["file_name"]).is_file():
+        raise DatasetError(f"{path}: image {images[0]['id']}: {images[0]['file_name']} is not in {root}. Is this the "
+                           "right image root?")  # fmt: skip
+    videos = tuple(Video(e["id"], e["width"], e["height"], 1, (e["file_name"],)) for e in images)
+    found = tuple(_still(o, path) for entry in images for o in objects.get(entry["id"], ()))
+    return Dataset(path, root, videos, tuple(sorted(categories, key=lambda category: category.id)), found, True)
+
+
+def _still(entry: dict, path: Path) -> Annotation:
+    """An annotation as a track of one frame."""
+    box, area = entry.get("bbox"), entry.get("area")
+    where = f"{path}: image {entry['image_id']}, annotation {entry['id']}"
+    if box is not None and not _is_box(box):
+        raise DatasetError(f"{where}: bbox is {reprlib.repr(box)}; expected [x, y, width, height] in pixels.")
+    if area is not None and (type(area) not in (int, float) or not 0 <= area < math.inf):
+        raise DatasetError(f"{where}: area is {reprlib.repr(area)}; expected a number of pixels.")
+    segmentation = entry.get("segmentation")
+    if segmentation is not None and not isinstance(segmentation, (dict, list)):
+        raise DatasetError(f"{where}: segmentation is {reprlib.repr(segmentation)}; expected polygons or RLE.")
+    return Annotation(entry["id"], entry["image_id"], entry["category_id"], bool(entry.get("iscrowd", 0)),
+                      (segmentation or None,), (box,), (area,))  # fmt: skip
 
 
 def write_coco(truth: Truth, out: Path, images: ImageMode = "none", *, progress: Progress | None = None) -> None:

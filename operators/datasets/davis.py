@@ -24,8 +24,9 @@ from pycocotools import mask as coco
 from operators.datasets.files import ImageMode, ImagePlacer, new_folder
 from operators.datasets.truth import Notes, Progress, TrackTruth, Truth, VideoTruth, unique_names
 from operators.errors import DatasetError
+from operators.folders import IMAGE_SUFFIXES, natural_key
 from operators.formats import MAX_INDEX, cropped_mask, davis_palette
-from operators.sources import IMAGE_SUFFIXES, natural_key, safe_name
+from operators.sources import safe_name
 from operators.youtube_vis_data import Category
 from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, counts_text
 

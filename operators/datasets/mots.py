@@ -23,8 +23,8 @@ from pycocotools import mask as coco
 from operators.datasets.files import ImageMode, ImagePlacer, new_folder
 from operators.datasets.truth import Notes, Progress, TrackTruth, Truth, VideoTruth, unique_names
 from operators.errors import DatasetError
+from operators.folders import IMAGE_SUFFIXES, natural_key
 from operators.probe import image_size, read_image_file
-from operators.sources import IMAGE_SUFFIXES, natural_key
 from operators.youtube_vis_data import Category
 from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, check_compressed, counts_text
 

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from operators.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.graph import Graph
+    from pipelines.run import Observer
 
 EXIT_CODES = """
 exit codes:
@@ -24,6 +34,78 @@ def add_set(parser: argparse.ArgumentParser, example: str) -> None:
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Of a command within a command: its parent has the line of help."""
     parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+
+
+def add_executor(parser: argparse.ArgumentParser) -> None:
+    """`--graph`, `--executor`, `--address`, `--replicas` and `--device`, of commands that run a graph over files."""
+    add = parser.add_argument
+    add("--graph", metavar="FILE", help="which graph (default: the network's, of configs/graphs: offline_iai.yaml for "
+        "one that remembers past frames, else offline.yaml)")  # fmt: skip
+    add("--executor", choices=("local", "ray"), default="local", help="this process, or Ray (default: %(default)s)")
+    add("--address", help="the Ray cluster to use; without it one is started here, and ended with the run")
+    add("--replicas", type=int, metavar="N", help="with --executor ray: N times the processes of the graph, each with "
+        "videos of its own (default: as the graph says)")  # fmt: skip
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+
+
+def cluster_address(args: argparse.Namespace) -> str | None:
+    """Of the cluster to use, None for one of our own. Raises ConfigError for what needs Ray, where Ray is not used."""
+    if args.executor == "ray":
+        return args.address or os.environ.get("RAY_ADDRESS")  # which `ray job submit` sets
+    if args.address:
+        raise ConfigError(f"--address {args.address}: is of a Ray cluster, the executor is local. Add --executor ray.")
+    if args.replicas is not None:
+        raise ConfigError(f"--replicas {args.replicas}: are processes of Ray, the executor is local. Add --executor "
+                          f"ray.")  # fmt: skip
+    if args.metrics:
+        raise ConfigError("--metrics: are exported by Ray, the executor is local. Add --executor ray.")
+    return None
+
+
+def add_watching(parser: argparse.ArgumentParser) -> None:
+    """`--trace` and `--metrics`, of commands that run a graph."""
+    parser.add_argument("--trace", metavar="FILE", help="write the way of every frame through all stages, for "
+                        "chrome://tracing or ui.perfetto.dev")  # fmt: skip
+    parser.add_argument("--metrics", action="store_true", help="with --executor ray: count and time all stages on "
+                        "Ray's Prometheus port (docs/observability.md)")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What looks on while a graph runs."""
+
+    view: Observer
+    watches: tuple[Callable[[Any], None], ...]
+    """Each is given every Report."""
+    trace: bool
+    """Reports need spans."""
+
+
+@contextmanager
+def watching(args: argparse.Namespace, graph: Graph) -> Iterator[Looking]:
+    """The progress view, and what `add_watching` offers. Raises ConfigError before any work."""
+    from pipelines.progress import View
+
+    with ExitStack() as stack:
+        watches, listeners = [], []
+        if args.trace:
+            from pipelines.trace import TraceWriter
+
+            writer = TraceWriter(args.trace, graph)
+            stack.callback(lambda: _tell(writer.note or f"trace: {writer.path}, to be opened at https://ui.perfetto.dev"))
+            watches.append(stack.enter_context(writer).watch)
+        if args.metrics:
+            from pipelines.metrics import RunMetrics
+
+            metrics = RunMetrics(graph, _tell)
+            watches.append(metrics.watch)
+            listeners.append(metrics.on_status)
+        view = stack.enter_context(View(listeners=listeners))
+        yield Looking(view, tuple(watches), trace=bool(watches))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 @contextmanager

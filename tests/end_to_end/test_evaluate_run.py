@@ -31,7 +31,7 @@ def test_results_then_scores(maskstream, truth, tmp_path):
     other = maskstream("evaluate", "youtube-vis", truth, tmp_path / "results.json", "--json", tmp_path / "again.json")
     assert other.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["AP"] == scores["AP"]
     refused = maskstream("evaluate", "run", TINY, truth, "--out", tmp_path, "--set", "associate.rule=masktrack")
-    assert refused.returncode == 2 and "another network, settings or dataset" in refused.stderr
+    assert refused.returncode == 2 and "other settings of its stages" in refused.stderr
 
 
 @pytest.mark.slow

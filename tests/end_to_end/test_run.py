@@ -176,16 +176,53 @@ def test_ctrl_c_leaves_valid_files(two_videos, tmp_path, executor):
     command = [sys.executable, "-m", "pipelines.cli", "run", *[str(two_videos[0])] * 30, "--out", str(tmp_path),
                "--executor", executor, "--save", "jsonl,ytvis,video", "--set", "batching.streams=1"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    folder = tmp_path / two_videos[0].stem
-    deadline = time.monotonic() + 240
-    while not (folder / "tracks.jsonl").exists() or len((folder / "tracks.jsonl").read_text().splitlines()) < 3:
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
-        time.sleep(0.05)
+    wait_for_lines(process, tmp_path / "unfinished" / two_videos[0].stem / "tracks.jsonl", 3)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    for part in sorted(path for path in tmp_path.iterdir() if path.is_dir()):
+    whole = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "unfinished"]
+    cut = sorted((tmp_path / "unfinished").iterdir())
+    assert cut, "what is not whole is under a name that says so"
+    for part in (*whole, *cut):
         lines = lines_of(part / "tracks.jsonl")
         assert [line["frame"] for line in lines] == list(range(len(lines))) and lines
+        assert (len(lines) == num_frames(two_videos[0])) or part in cut
         assert num_frames(part / "overlay.mp4") == len(lines)
         assert all(len(r["segmentations"]) == len(lines) for r in json.loads((part / "results.json").read_text()))
+
+
+def wait_for_lines(process: subprocess.Popen, path: Path, count: int) -> None:
+    """Until a file has so many lines; fails when the process ends before."""
+    deadline = time.monotonic() + 240
+    while not path.exists() or len(path.read_bytes().splitlines()) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_twice_and_run_again_all_is_as_if_never_killed(maskstream, two_videos, local_run, tmp_path):
+    """Real kills, in the first video and in the second: what is left of them must not show, pictures included."""
+    arguments = ["run", *map(str, two_videos), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--set", "batching.streams=1"]
+    for name, count in ((two_videos[0].stem, 3), (two_videos[1].stem, 20)):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_for_lines(process, tmp_path / "unfinished" / name / "tracks.jsonl", count)
+        process.kill()
+        process.communicate(timeout=60)
+    assert (tmp_path / two_videos[0].stem).is_dir() and not (tmp_path / two_videos[1].stem).exists()
+    done = maskstream(*arguments)
+    assert done.returncode == 0 and "1 of 2 were done before" in done.stderr, done.stderr
+    assert files_of(tmp_path) == files_of(local_run)
+
+
+def test_what_is_done_is_not_run_again(maskstream, two_videos, local_run):
+    before = files_of(local_run)
+    touched = {path: path.stat().st_mtime_ns for path in local_run.glob("*/tracks.jsonl")}
+    pattern = two_videos[0].parent / "*.*"
+    again = maskstream("run", pattern, "--out", local_run)
+    assert again.returncode == 0 and "2 of 2 were done before" in again.stderr and "ms a frame" not in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in touched} == touched
+    assert files_of(local_run) == before

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from operators.errors import DatasetError, SourceError
-from operators.sources import Source, UnusableSource, find_sources, natural_key, probe, safe_name
+from operators.folders import natural_key
+from operators.sources import Source, UnusableSource, find_sources, probe, safe_name, version_of
 from tests.operators.small_videos import X264, write_sound, write_video
 
 NO_B = {**X264, "bf": "0"}
@@ -104,6 +105,8 @@ BAD_ARGUMENTS = {
     "only folders in it": (lambda folder: str(touch(folder / "g" / "dog" / "0.jpg").parent.parent), "such as 'dog'"),
     "one image": (lambda folder: str(touch(folder / "0.jpg")), "single image"),
     "an address": (lambda folder: "rtsp://camera/1", "is an address"),
+    "a pattern of nothing": (lambda folder: f"{folder}/none/*.mp4", "matches nothing"),
+    "a pattern of text": (lambda folder: str(touch(folder / "t" / "x.txt").parent / "*"), "no video and no folder"),
     "a pipe": (lambda folder: pipe(folder / "p.mp4"), "neither a file nor a folder"),
 }
 
@@ -125,6 +128,63 @@ def test_a_bad_argument_is_an_error_and_the_others_are_found(tmp_path, case):
     assert error.source == argument and says in str(error) and repr(argument) in str(error)
     copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.source, str(copy)) == (UnusableSource, argument, str(error))
+
+
+def names_of(sources: list[Source]) -> list[str]:
+    return [source.name for source in sources]
+
+
+TREE = ["clip10.mp4", "clip2.MKV", "notes.txt", ".hidden.mp4", "still.jpg", "data.bin", "day/clip1.webm",
+        "day/deep/clip3.mp4", "day/frames/1.jpg", "day/frames/0.jpg", "day/none/x.txt"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern, names", [
+    pytest.param("*.mp4", ["clip10"], id="by suffix"),
+    pytest.param("*", ["clip2", "clip10"], id="videos alone, in natural order"),
+    pytest.param("**/*.mp4", ["clip10", "clip3"], id="of any depth"),
+    pytest.param("**", ["clip2", "clip10", "clip1", "clip3", "frames"], id="folders of images too"),
+    pytest.param("day/*", ["clip1", "frames"], id="no folder without images"),
+    pytest.param("*.bin", ["data"], id="another suffix, which is asked for"),
+    pytest.param("clip[0-9].*", ["clip2"], id="one letter"),
+])
+def test_a_pattern_gives_videos_and_folders_of_images(tmp_path, monkeypatch, pattern, names):
+    root = tmp_path / "in"
+    for name in TREE:
+        touch(root / name)
+    if pattern == "**":      # the folder itself has an image: it is one of the matches
+        (root / "still.jpg").unlink()
+    monkeypatch.chdir(root)
+    sources, errors = find_sources([pattern])
+    assert errors == [] and names_of(sources) == names
+    assert all(os.path.isabs(source.path) for source in sources)
+    assert find_sources([str(root / pattern)])[0] == find_sources([f"file://{root}/{pattern}"])[0] == sources
+
+
+def test_a_file_with_wildcards_in_its_name_is_that_file(tmp_path):
+    for name in ("a[1].mp4", "a1.mp4"):
+        touch(tmp_path / name)
+    ((source,), errors) = find_sources([str(tmp_path / "a[1].mp4")])
+    assert errors == [] and source.path == str(tmp_path / "a[1].mp4")
+
+
+def test_a_folder_without_images_gives_its_videos(tmp_path):
+    for name in ("clip10.mp4", "clip2.mkv", "notes.txt", "deep/clip3.mp4"):
+        touch(tmp_path / name)
+    sources, errors = find_sources([str(tmp_path)])
+    assert errors == [] and [(s.name, s.kind) for s in sources] == [("clip2", "video"), ("clip10", "video")]
+
+
+def test_a_source_knows_when_its_file_was_written_again(tmp_path):
+    path = touch(tmp_path / "v.mp4")
+    ((before,), _), _ = find_sources([str(path)]), touch(path, b"other!")
+    ((after,), _) = find_sources([str(path)])
+    assert before == after and before.version != after.version == version_of(after)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "results.json", "failed.json", "unfinished"])
+def test_no_source_is_called_as_what_a_run_writes(tmp_path, name):
+    ((source,), _) = find_sources([str(touch(tmp_path / f"{name}.mp4"))])
+    assert source.name == f"{name}-2"
 
 
 def test_each_video_of_a_dataset_is_a_source(tmp_path):

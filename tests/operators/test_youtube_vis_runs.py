@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from operators import youtube_vis_runs
-from operators.youtube_vis_runs import MAX_PIXELS, compressed_extents, plain_extents
+from operators.youtube_vis_runs import MAX_PIXELS, compressed_extents, plain_extents, run_ends
 
 
 def text_of(runs: list[int]) -> str:
@@ -107,3 +107,16 @@ def test_the_largest_frame():
     for found in (plain_extents([runs], np.array([MAX_PIXELS])),
                   compressed_extents([text_of(runs)], np.array([MAX_PIXELS]))):  # fmt: skip
         assert (found.areas[0], found.begins[0], found.ends[0]) == (runs[1], runs[0], MAX_PIXELS)
+
+
+@given(st.lists(RUNS, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_runs_end_where_their_lengths_sum_up_to(many):
+    found = run_ends([text_of(runs) for runs in many])
+    assert [ends.tolist() for ends in found] == [np.cumsum(runs).tolist() for runs in many]
+
+
+@pytest.mark.parametrize("damaged", ["", "z", "0\x7f", "é"])
+def test_runs_of_damaged_counts(damaged):
+    with pytest.raises(ValueError, match="no compressed RLE"):
+        run_ends(["0", damaged])

@@ -44,6 +44,9 @@ def test_usage(argv, message, capsys):
         pytest.param([*RUN, "--graph", "no.yaml"], "no.yaml: no such file.", id="graph"),
         pytest.param([*RUN, "--network", "no.yaml"], "no.yaml: no such file.", id="no-network"),
         pytest.param([*RUN, "--address", "auto"], "Add --executor ray.", id="address-without-ray"),
+        pytest.param([*RUN, "--replicas", "2"], "Add --executor ray.", id="replicas-without-ray"),
+        pytest.param([*RUN, "--executor", "ray", "--replicas", "0"], "--replicas 0: replicas is 0", id="no-replica"),
+        pytest.param([*RUN, "--metrics"], "Add --executor ray.", id="metrics-without-ray"),
         pytest.param([*RUN, "--save", "jsnl"], "no output is called 'jsnl'. Did you mean jsonl?", id="output"),
         pytest.param(["shapes", "--out", "x", "--preset", "hrd"], "no such preset. Did you mean hard?", id="preset"),
         pytest.param(["shapes", "--out", "x", "--set", "fsp=3"], "--set, fsp: no such setting. Did you", id="shapes"),
@@ -67,9 +70,11 @@ def test_debug_shows_where_an_error_comes_from(capsys):
     [
         (["--help"], ["run", "shapes", "train", "evaluate", "demo", "exit codes:", "130"]),
         (["run", "--help"], ["tracks.jsonl", "results.json", "overlay.mp4", "masks/", "--set network", "examples:"]),
+        (["run", "--help"], ["'day/**/*.mp4'", "s3://", "manifest.json", "failed.json", "unfinished/", "--fresh"]),
+        (["evaluate", "run", "--help"], ["manifest.json", "sinks.max_per_video=50", "--fresh", "offline_iai.yaml"]),
         (["evaluate", "youtube-vis", "--help"], ["GT", "RESULTS", "--json"]),
     ],
-    ids=["all", "run", "evaluate"],
+    ids=["all", "run", "run again", "evaluate a network", "evaluate"],
 )
 def test_help_teaches(argv, words, capsys):
     assert main(argv) == 0

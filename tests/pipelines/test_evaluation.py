@@ -12,11 +12,12 @@ import torch
 
 from operators.errors import CheckpointError, ConfigError, DatasetError, StageError
 from operators.shapes import PRESETS, write_youtube_vis
+from operators.sinks import SinkConfig
 from operators.youtube_vis import evaluate
 from operators.youtube_vis_data import read_dataset
 from operators.youtube_vis_results import read_results
 from pipelines.evaluation import EvaluationPlan, evaluate_network
-from pipelines.networks import read_network
+from pipelines.networks import default_graph, read_network
 
 TINY = "configs/networks/tiny.yaml"
 ONE = EvaluationPlan(num_cpus=1)
@@ -81,7 +82,8 @@ def test_videos_that_are_done_are_not_run_again(data, tmp_path):
         evaluate_network(*where, ONE)
     frame.write_bytes(whole)
     assert not (tmp_path / "out" / "scores.json").exists()
-    (done,) = json.loads((tmp_path / "out" / "finished.json").read_text())["videos"]
+    saved = json.loads((tmp_path / "out" / "manifest.json").read_text())["videos"]
+    (done,) = [entry["video"] for entry in saved if entry["state"] == "done"]
     before = (tmp_path / "out" / done / "results.json").stat().st_mtime_ns
     found = evaluate_network(*where, ONE)
     assert (tmp_path / "out" / done / "results.json").stat().st_mtime_ns == before
@@ -96,11 +98,40 @@ def test_videos_that_are_done_are_not_run_again(data, tmp_path):
 @pytest.mark.parametrize("network, plan", [
     pytest.param(("detect.min_score=0.2",), ONE, id="another threshold"),
     pytest.param((), replace(ONE, settings=("associate.min_match=0.7",)), id="another setting of the graph"),
+    pytest.param((), replace(ONE, sinks=SinkConfig(max_per_video=50)), id="another setting of the sinks"),
 ])
 def test_results_of_something_else_are_not_mixed_in(data, tmp_path, network, plan):
     where = data / "instances.json", data / "JPEGImages", tmp_path
     evaluate_network(read_network(TINY), *where, ONE)
     before = (tmp_path / "results.json").read_bytes()
-    with pytest.raises(ConfigError, match="another network, settings or dataset"):
+    with pytest.raises(ConfigError, match="holds results of .*other settings of .*--fresh"):
         evaluate_network(read_network(TINY, network), *where, plan)
     assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_fresh_runs_all_anew(data, tmp_path):
+    where = data / "instances.json", data / "JPEGImages", tmp_path
+    evaluate_network(read_network(TINY), *where, ONE)
+    other = replace(ONE, settings=("associate.min_match=0.7",), fresh=True)
+    found = evaluate_network(read_network(TINY), *where, other)
+    assert found.frames_per_s > 0
+    assert evaluate_network(read_network(TINY), *where, replace(other, fresh=False)).frames_per_s == 0
+
+
+def test_truth_that_is_corrected_is_scored_without_a_run(data, tmp_path):
+    truth = json.loads((data / "instances.json").read_text())
+    first = evaluate_network(read_network(TINY), data / "instances.json", data / "JPEGImages", tmp_path / "out", ONE)
+    truth["annotations"] = truth["annotations"][:1]
+    (tmp_path / "less.json").write_text(json.dumps(truth))
+    second = evaluate_network(read_network(TINY), tmp_path / "less.json", data / "JPEGImages", tmp_path / "out", ONE)
+    assert second.frames_per_s == 0 and second.switches.visible < first.switches.visible
+
+
+@pytest.mark.parametrize("network, graph", [
+    (TINY, "configs/graphs/offline.yaml"),
+    ("configs/networks/masktrack_rcnn_r50.yaml", "configs/graphs/offline.yaml"),
+    ("configs/networks/iai_condinst_r50.yaml", "configs/graphs/offline_iai.yaml"),
+    ("configs/networks/iai_tiny.yaml", "configs/graphs/offline_iai.yaml"),
+])  # fmt: skip
+def test_a_network_that_remembers_has_a_graph_of_its_own(network, graph):
+    assert default_graph(read_network(network)) == graph

@@ -72,7 +72,7 @@ def model(**settings) -> dict:
 @pytest.mark.parametrize("content, message", [
     pytest.param({"model": MODEL}, "network: missing", id="no network named"),
     pytest.param({"network": "crosvis"}, "network: no network 'crosvis'. Did you mean crossvis?", id="a slip"),
-    pytest.param({"network": "yolo"}, "no network 'yolo'. Known: condinst, crossvis", id="an unknown name: the known"),
+    pytest.param({"network": "yolo"}, "no network 'yolo'. Known: centermask, ", id="an unknown name: the known"),
     pytest.param({"network": "crossvis", "weight": "x"}, "weight: no such setting. Did you mean weights?", id="key"),
     pytest.param(model(chanels=3), "model.chanels: no such setting. Did you mean channels?", id="unknown setting"),
     pytest.param(model(fcos={"group": 3}), "model.fcos.group: no such setting. Did you mean groups?", id="of a part"),

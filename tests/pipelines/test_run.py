@@ -14,12 +14,15 @@ from rich.console import Console
 
 from operators.errors import ConfigError
 from operators.formats import Categories
+from operators.records import FrameTracks
 from operators.sources import UnusableSource
 from pipelines.graph import Graph, RunContext
 from pipelines.group import Report
 from pipelines.outputs import Outputs
-from pipelines.run import Interrupts, Meter, RunSummary, run
-from pipelines.show import Bar, print_summary
+from pipelines.progress import View
+from pipelines.run import Interrupts, Meter, Observer, RunSummary, run
+from pipelines.show import MAX_ROWS, print_summary
+from pipelines.stream_outputs import SourceSummary
 from tests.pipelines.small_stages import Total, TotalConfig, graph, source
 
 CPU = RunContext(device="cpu")
@@ -65,18 +68,62 @@ def test_nothing_usable_is_a_failure_without_work(outputs):
     assert (summary.exit_code, summary.frames, summary.seconds) == (1, 0, {})
 
 
+class _InTheWay(Observer):
+    """Puts a folder where results.json of a stream is to be written."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def saw(self, result, meter):
+        (self._directory / "unfinished" / "a" / "results.json").mkdir(parents=True, exist_ok=True)
+
+
 def test_an_output_that_cannot_be_written_is_given_up_alone(outputs):
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full, which stands for a full disk")
-    (outputs.directory / "a").mkdir(parents=True)
-    (outputs.directory / "a" / "tracks.jsonl").symlink_to(full)
     outputs = replace(outputs, kinds=("jsonl", "ytvis"))
-    summary = run([source("a", length=3), source("b", length=3)], [], graph(), CPU, outputs)
+    observer, batching = _InTheWay(outputs.directory), {"streams": 1}
+    sources = [source("a", length=3), source("b", length=3)]
+    summary = run(sources, [], graph(batching=batching), CPU, outputs, observer=observer)
     assert _states(summary) == {"a": ("failed", 3, 0), "b": ("done", 3, 0)}
-    assert "tracks.jsonl cannot be written: No space left on device" in summary.sources[0].note
-    assert [line.split(":")[0] for line in summary.sources[0].outputs] == ["results.json"]
-    assert len(_lines(outputs, "b")) == 3
+    assert "results.json cannot be written: Is a directory" in summary.sources[0].note
+    assert [line.split(":")[0] for line in summary.sources[0].outputs] == ["tracks.jsonl"]
+    assert len(_lines(outputs, "a")) == 3 and len(_lines(outputs, "b")) == 3
+    (failed,) = json.loads((outputs.directory / "failed.json").read_text())
+    assert (failed["video"], failed["frame"]) == ("a", 3) and "Is a directory" in failed["reason"]
+
+
+def test_failed_json_says_which_where_and_why_and_goes_with_the_failures(outputs):
+    sources = [source("good", length=2), source("bad", "ok", "ok", "poison", "ok")]
+    error = UnusableSource("no.mp4", "'no.mp4' does not exist.")
+    run(sources, [error], graph(), CPU, outputs)
+    path = outputs.directory / "failed.json"
+    assert json.loads(path.read_text()) == [
+        {"video": None, "source": "no.mp4", "frame": None, "reason": "'no.mp4' does not exist."},
+        {"video": "bad", "source": "nowhere/ok", "frame": 2,
+         "reason": "paint, stream 'bad', frame 2: ValueError: this frame is poisoned"},
+    ]  # fmt: skip
+    run(sources[:1], [], graph(), CPU, outputs)
+    assert not path.exists()
+
+
+def test_nothing_lies_in_its_place_before_it_is_whole(outputs):
+    """And only what is under way has been opened: a thousand sources are not looked into before the first frame."""
+    seen = []
+
+    class Watching(Observer):
+        def begins(self, source):
+            seen.append(source.name)
+
+        def saw(self, result, meter):
+            if isinstance(result, FrameTracks):      # of "a": the others are empty
+                assert not (outputs.directory / "a").exists()
+                assert (outputs.directory / "unfinished" / "a" / "tracks.jsonl").exists()
+                assert len(seen) < 8
+
+    sources = [source("a", length=5), *(source(f"later-{i}") for i in range(20))]
+    first = graph(batching={"streams": 2, "frames": 20})
+    summary = run(sources, [], first, CPU, outputs, observer=Watching())
+    assert summary.exit_code == 0 and len(seen) == 21
+    assert len(_lines(outputs, "a")) == 5 and not (outputs.directory / "unfinished").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_any_work(outputs, tmp_path):
@@ -110,9 +157,10 @@ def test_a_signal_leaves_valid_files(outputs, number, code):
     outputs = replace(outputs, kinds=("jsonl", "ytvis"))
     summary = run([source("a", length=50), source("b", length=5)], [], _killing(number), CPU, outputs)
     assert summary.exit_code == code
-    lines = _lines(outputs, "a")
+    assert not (outputs.directory / "a").exists(), "it is not whole"
+    lines = _lines(outputs, "unfinished/a")
     assert [line["frame"] for line in lines] == list(range(len(lines))) and 0 < len(lines) < 10
-    results = json.loads((outputs.directory / "a" / "results.json").read_text())
+    results = json.loads((outputs.directory / "unfinished" / "a" / "results.json").read_text())
     assert len(results[0]["segmentations"]) == len(lines)
     notes = {row.name: (row.state, row.note) for row in summary.sources}
     assert notes == {"a": ("cut", "the run was cut"), "b": ("cut", "not begun")}
@@ -142,20 +190,31 @@ def test_the_stage_that_limits_is_the_busiest_per_replica():
     assert meter.seconds == {"unpack": 3.0, "paint": 4.0, "window": 31.0}
 
 
-def test_the_terminal_shows_progress_problems_and_a_summary(outputs):
+def test_the_terminal_shows_problems_and_a_summary(outputs):
     shown, told = io.StringIO(), io.StringIO()
     sources = [source("[bold]a", length=5), source("b", "ok", "poison")]
     errors = [UnusableSource("no.mp4", "'no.mp4' does not exist.")]
-    with Bar(Console(file=shown, width=160)) as bar:
-        summary = run(sources, errors, graph(), CPU, outputs, observer=bar)
+    with View(Console(file=shown, width=160)) as view:
+        summary = run(sources, errors, graph(), CPU, outputs, observer=view)
     print_summary(summary, outputs, Console(file=told, width=160))
     assert "error: 'no.mp4' does not exist." in shown.getvalue()
     assert "error: b: paint, stream 'b', frame 1: ValueError: this frame is poisoned" in shown.getvalue()
-    assert "6 frames" in shown.getvalue() and "limits (" in shown.getvalue()
+    assert shown.getvalue().splitlines()[-1] == "6 of 6 frames, 2 of 2 videos, 1 failed"
     rows = [line for line in told.getvalue().splitlines() if "[bold]a" in line]
     assert rows, "a name is shown as it is, not taken for markup"
     assert "frames/s" in told.getvalue() and "ms a frame" in told.getvalue()
     assert f"{outputs.directory}/b/tracks.jsonl: 1 line" in told.getvalue()
+    assert f"failed: {outputs.directory}/failed.json" in told.getvalue()
+
+
+def test_of_many_sources_those_are_listed_that_are_not_done(outputs):
+    rows = [SourceSummary(f"v{i}", frames=3, state="done", folder=f"v{i}", before=i < 60) for i in range(99)]
+    rows += [SourceSummary(f"bad{i}", state="failed", note=f"reason {i}") for i in range(MAX_ROWS + 5)]
+    told = io.StringIO()
+    print_summary(RunSummary(tuple(rows), {}, 0, 0.0, 0.0), outputs, Console(file=told, width=160))
+    text = told.getvalue()
+    assert "144 sources: 99 done (60 before this run), 45 failed" in text
+    assert "v3" not in text and "bad3: reason 3" in text and f"bad{MAX_ROWS}" not in text
 
 
 def test_a_cut_run_says_by_which_signal(outputs):
