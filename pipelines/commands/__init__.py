@@ -5,10 +5,12 @@ or sub-commands that set `command` themselves; DESCRIPTION and EPILOG where its 
 (torch, DALI, Ray) stand inside the functions, so that help answers at once.
 """
 
-from pipelines.commands import ablate, dataset, demo, evaluate, run, shapes, train, weights
+from pipelines.commands import ablate, chaos, dataset, demo, evaluate, graph, run, shapes, train, weights
 
 COMMANDS = {
     "run": run,
+    "graph": graph,
+    "chaos": chaos,
     "shapes": shapes,
     "dataset": dataset,
     "train": train,
