@@ -52,8 +52,9 @@ from trainers.ablation_run import run_one, train_in
 from trainers.config import TrainConfig, WorkersConfig
 from trainers.curves import read_metrics
 from trainers.fingerprint import fingerprint
-from trainers.loop import METRICS_FILE, WEIGHTS_FILE
-from trainers.train import FINGERPRINT_FILE, cluster_for
+from trainers.fit import cluster_for
+from trainers.job import METRICS_FILE, WEIGHTS_FILE
+from trainers.train import FINGERPRINT_FILE
 
 POLL_S = 2.0
 MAX_RETRIES = 2

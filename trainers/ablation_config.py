@@ -21,7 +21,7 @@ import yaml
 from operators.errors import ConfigError, did_you_mean
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.evaluation import GRAPH
-from trainers.loop import WEIGHTS_FILE
+from trainers.job import WEIGHTS_FILE
 
 NETWORK_FILE = "network.yaml"
 TRAINING_FILE = "training.yaml"

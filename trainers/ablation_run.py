@@ -19,7 +19,8 @@ import torch
 from pipelines.evaluation import EvaluationPlan, evaluate_network
 from pipelines.networks import read_network
 from trainers.ablation_config import NETWORK_FILE, SCORES_FILE, TRAINING_FILE, GeneratedData, Run
-from trainers.loop import WEIGHTS_FILE, train_alone
+from trainers.job import WEIGHTS_FILE
+from trainers.loop import train_alone
 from trainers.train import claim, make_job
 
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR10")

@@ -1,7 +1,7 @@
 """Step 1 of training on clips: which T frames of a video are seen one after the other.
 
 In:     `FrameIndex` (trainers/frames.py), by the rule `has_area`
-Out:    `ClipSampler`: an endless, seeded sequence of `ClipDraw`, each sample a function of (seed, position) alone
+Out:    `ClipSampler`: an endless, seeded sequence of `Draw`, each sample a function of (seed, position) alone
 State:  the position, one integer
 Source: IAI specification 1. A clip always goes forward in time. Of the release's grouping by orientation nothing is
         kept: it was in effect random (specification 8, 14), so clips lie in a batch as they are drawn.
@@ -10,12 +10,12 @@ Source: IAI specification 1. A clip always goes forward in time. Of the release'
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
-from trainers.frames import EpochSampler, FrameAnnotations, FrameIndex
+from trainers.augment import Augment, ScaleConfig
+from trainers.frames import Draw, EpochSampler, FrameAnnotations, FrameIndex, lying_or_standing
 
 ITEMS_PER_VIDEO = 5
 """In an epoch; however long the video, however long the clips."""
@@ -23,67 +23,31 @@ MAX_GAP = 3
 """Places among the usable frames from one frame of a clip to the next."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
-    """Sizes of the resized frame, both sides drawn evenly from whole numbers, either end included, and independently.
-    The defaults are IAI's as released."""
-
-    short_side: tuple[int, int] = (360, 480)
-    """Smallest and largest; `model.input` says the size in use. A wider range: calmer towards object size; cost grows
-    with the square."""
-    long_side: tuple[int, int] = (649, 960)
-    """Of the limit of the long side."""
-    each: Literal["clip", "frame"] = "clip"
-    """What is drawn for. `frame`: an object changes its size from frame to frame, as in IAI's settings for OVIS."""
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in (("short_side", self.short_side), ("long_side", self.long_side)):
-            if not 1 <= low <= high:
-                raise ValueError(f"{name} is {[low, high]}, expected the smallest and the largest, from 1 on")
-
-    def draw(self, rng: np.random.Generator, frames: int) -> tuple[tuple[int, int], ...]:
-        """(short, long) of every frame of a clip."""
-        times = 1 if self.each == "clip" else frames
-        drawn = [(int(rng.integers(*self.short_side, endpoint=True)), int(rng.integers(*self.long_side, endpoint=True)))
-                 for _ in range(times)]
-        return tuple(drawn * (frames // times))
-
-
-@dataclass(frozen=True)
-class ClipDraw:
-    """One training sample: T frames of a video in order, and what is done to each."""
-
-    frames: tuple[FrameAnnotations, ...]
-    flips: tuple[bool, ...]
-    """T: whether the frame is mirrored."""
-    scales: tuple[tuple[int, int], ...] | None
-    """T: (short, long) side to resize to; None: as the network has its input in use."""
-
-
-class ClipSampler(EpochSampler[ClipDraw]):
+class ClipSampler(EpochSampler[Draw]):
     """An epoch has five items for every video with a usable frame.
 
     `flip` is the probability that a frame is mirrored: each for itself, as released, or all of a clip alike where
-    `flip_sync`. Raises ValueError for clips of no frame.
+    `flip_sync`. All else is drawn once for a clip, as `augment` says, but sizes where `scale` wants them for each
+    frame. Raises ValueError for clips of no frame.
     """
 
     def __init__(
         self, index: FrameIndex, *, frames: int, flip: float, flip_sync: bool, scale: ScaleConfig | None, seed: int,
-        rank: int = 0, world_size: int = 1,
+        rank: int = 0, world_size: int = 1, augment: Augment | None = None, group: int | None = None,
     ) -> None:  # fmt: skip
         if frames < 1:
             raise ValueError(f"clips of {frames} frames, expected 1 or more")
-        super().__init__(ITEMS_PER_VIDEO * len(index.videos), seed=seed, rank=rank, world_size=world_size)
+        items = [(i % len(index.videos), 0) for i in range(ITEMS_PER_VIDEO * len(index.videos))]
+        shapes = None if group is None else lying_or_standing(index, items)
+        super().__init__(len(items), seed=seed, rank=rank, world_size=world_size, shapes=shapes, group=group or 1)
         self.index, self.frames = index, frames
-        self.flip, self.flip_sync = flip, flip_sync
-        self.scale = scale
+        self.augment = replace(augment or Augment(flip=flip), flip=flip, flip_sync=flip_sync, scale=scale)
 
-    def _draw(self, item: int, rng: np.random.Generator) -> ClipDraw:
+    def _draw(self, item: int, rng: np.random.Generator) -> Draw:
         usable = self.index.videos[item % len(self.index.videos)]
         frames = tuple(usable[place % len(usable)] for place in self._places(len(usable), rng))
-        flips = rng.random(1 if self.flip_sync else self.frames) < self.flip
-        scales = None if self.scale is None else self.scale.draw(rng, self.frames)
-        return ClipDraw(frames, tuple(np.broadcast_to(flips, self.frames).tolist()), scales)
+        look = self.augment.draw(rng, self.frames)
+        return Draw(frames, look.flips, look.scales, look.changes)
 
     def _places(self, length: int, rng: np.random.Generator) -> list[int]:
         """T rising places among `length` usable frames, repeated from the first on where they are fewer than T."""

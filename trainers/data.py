@@ -1,14 +1,14 @@
-"""Step 2 of training: pairs and clips of encoded frames to tensors, by DALI.
+"""Step 2 of training: draws of encoded frames to batches of tensors, by DALI.
 
-In:     `PairDraw`s (trainers/pairs.py) or `ClipDraw`s (trainers/clips.py): which frames, mirrored or not, how large
-Out:    `PairBatch` or `ClipBatch` (models/targets.py): T image tensors (B, 3, Hp, Wp), all of one size, targets per
-        frame; of pairs also counterparts
+In:     draws (trainers/pairs.py, clips.py, stills.py, pseudo.py): which frames, and all that is done to each
+Out:    `PairBatch`, `ClipBatch` or `StillBatch` (models/targets.py): T image tensors (B, 3, Hp, Wp), all of one size,
+        targets per frame; of pairs also counterparts
 State:  none but the sampler's position; nothing random happens in here, so the same draws give the same bits
 Source: CrossVIS specification 1.6, 1.7: bilinear for the image (`antialias`), nearest for masks, annotated boxes
-        scaled, mirrored with them and clipped; of pairs, instances are dropped whose box or resized mask is empty. IAI
-        specification 1: those of clips stay, and their identities count from 0 in each clip.
-
-One definition serves both devices: on a GPU JPEGs are decoded by `mixed` and all after runs there.
+        scaled, mirrored with them and clipped; of pairs and stills, instances are dropped whose box or resized mask is
+        empty; polygons are rasterised at the resized size (3.8). IAI specification 1: instances of clips stay, and
+        their identities count from 0 in each clip. TLTM specification 1.4: of frames that moved those stay whose moved
+        box is not empty.
 """
 
 from __future__ import annotations
@@ -17,57 +17,39 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
-from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import types
 
 from models.inputs import InputConfig
-from models.targets import ClipBatch, FrameTargets, PairBatch
+from models.targets import ClipBatch, FrameTargets, PairBatch, StillBatch
 from operators.errors import DatasetError
-from operators.masks import decode_masks
-from operators.preprocess import pad_to, resize_to
-from trainers.clips import ClipDraw, clip_identities
-from trainers.frames import FrameAnnotations, FrameIndex
-from trainers.pairs import PairDraw
+from operators.preprocess import pad_to
+from trainers.clips import clip_identities
+from trainers.frames import MIN_BOX_SIDE, FrameIndex
+from trainers.pixels import Parts, change_inputs, frame_pipe
+from trainers.planes import unpack
+from trainers.prepared import (
+    AnyDraw,
+    Prepared,
+    SampleName,
+    any_along,
+    boxes_of,
+    name_of,
+    planes_of,
+    prepare,
+    transform_boxes,
+)
+from trainers.stored import FrameSource, ImageFiles
 
-MIN_BOX_SIDE = 1e-5
-MAX_JPEG_BYTES = 64 << 20
+LINEAR, NEAREST = int(types.INTERP_LINEAR), int(types.INTERP_NN)
 
-
-class Draw(Protocol):
-    """T frames of one video, and what is done to each."""
-
-    @property
-    def frames(self) -> tuple[FrameAnnotations, ...]: ...
-
-    @property
-    def flips(self) -> tuple[bool, ...]: ...
-
-    @property
-    def scales(self) -> tuple[tuple[int, int], ...] | None:
-        """(short, long) side of each; None: those of the network's input."""
-        ...
-
-
-DrawT = TypeVar("DrawT", bound=Draw)
+DrawT = TypeVar("DrawT", bound=AnyDraw)
 BatchT = TypeVar("BatchT")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One frame of a draw, before its image is decoded."""
-
-    frame: FrameAnnotations
-    size: tuple[int, int]
-    """(h, w) to resize to."""
-    flip: bool
-    identity: Mapping[int, int]
-    """Annotation id -> what the network is to know the instance by."""
 
 
 @dataclass(frozen=True)
@@ -81,35 +63,12 @@ class Loaded:
     """(h, w) of the frame on its own: padded to multiples of the divisor, not yet to the largest of the batch."""
 
 
-def frame_pipe(batch: int, cfg: InputConfig, *, device: str, device_id: int | None, threads: int) -> Pipeline:
-    """DALI graph of the frames of a batch.
-
-    In:  JPEG bytes, masks (H, W, G), size (h, w), whether to mirror
-    Out: image (3, Hp, Wp), masks (h, w, G), the size of the JPEG itself (H, W, 3)
-    """
-    pipe = Pipeline(batch, threads, device_id, prefetch_queue_depth=1, exec_dynamic=True)
-    order = types.BGR if cfg.channel_order == "bgr" else types.RGB
-    with pipe:
-        encoded = fn.external_source(name="jpeg", dtype=types.UINT8, ndim=1)
-        masks = fn.external_source(name="masks", dtype=types.UINT8, ndim=3, layout="HWC")
-        size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
-        flip = fn.external_source(name="flip", dtype=types.INT32, ndim=0)
-        image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=order)
-        if device == "gpu":
-            masks = masks.gpu()
-        image = fn.flip(fn.resize(image, size=size, antialias=cfg.antialias), horizontal=flip)
-        masks = fn.flip(fn.resize(masks, size=size, interp_type=types.INTERP_NN), horizontal=flip)
-        image = fn.crop_mirror_normalize(
-            image, dtype=types.FLOAT, mean=list(cfg.mean), std=list(cfg.std), output_layout="CHW"
-        )
-        pipe.set_outputs(fn.pad(image, axis_names="HW", align=[cfg.divisor] * 2), masks, fn.peek_image_shape(encoded))
-    return pipe
-
-
 class FrameLoader(ABC, Generic[DrawT, BatchT]):
     """An endless stream of batches, one prepared ahead in a thread of its own while the network works on the last.
 
     `frames` T is that of every draw. All frames of a batch go through DALI at once, so they share one padded size.
+    `source` says where frames come from, files of images unless told; `parts` what draws may ask for besides resizing
+    and mirroring; `boxes` whether they are the annotated ones, transformed, or those of the masks that came out.
     Raises DatasetError, where the batch is taken, for an image that is missing or cannot be decoded.
     """
 
@@ -118,14 +77,18 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
 
     def __init__(
         self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, frames: int,
-        device: torch.device, threads: int = 1,
+        device: torch.device, threads: int = 1, source: FrameSource | None = None, parts: Parts | None = None,
+        boxes: Literal["annotated", "masks"] = "annotated",
     ) -> None:  # fmt: skip
         self.draws, self.index, self.cfg, self.batch = draws, index, cfg, batch
-        self.device = device
-        dali = {"device": "gpu", "device_id": device.index or 0} if device.type == "cuda" else {
-            "device": "cpu", "device_id": None}
-        self.pipe = frame_pipe(batch * frames, cfg, threads=threads, **dali)
-        self._ready: queue.Queue[BatchT | Exception] = queue.Queue(maxsize=1)
+        self.device, self.boxes = device, boxes
+        self.source = source or ImageFiles(index.dataset)
+        self.parts = replace(parts or Parts(), stored=self.source.stored)
+        kind, number = ("gpu", device.index or 0) if device.type == "cuda" else ("cpu", None)
+        self.pipe = frame_pipe(cfg, self.parts, kind, batch_size=batch * frames, num_threads=threads, device_id=number)
+        self.names: tuple[SampleName, ...] = ()
+        """Of the batch last taken, sample by sample; empty before the first."""
+        self._ready: queue.Queue[tuple[BatchT, tuple[SampleName, ...]] | Exception] = queue.Queue(maxsize=1)
         self._over: Exception | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="frame-loader", daemon=True)
@@ -138,7 +101,8 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
         if isinstance(item, Exception):
             self._over = item               # the thread is gone: to wait for it again would be for ever
             raise item
-        return item
+        batch, self.names = item
+        return batch
 
     def close(self) -> None:
         """Stop the thread; harmless when repeated. Batches cannot be taken any more."""
@@ -149,11 +113,13 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
                 self._ready.get(timeout=0.1)
             except queue.Empty:
                 continue
+        self.source.close()
 
     def _work(self) -> None:
         while not self._stopped.is_set():
             try:
-                item: BatchT | Exception = self.load(list(islice(self.draws, self.batch)))
+                draws = list(islice(self.draws, self.batch))
+                item = self.load(draws), tuple(name_of(draw) for draw in draws)
             except Exception as error:      # handed to the one who takes the batch, with its cause
                 item = error
             self._ready.put(item)
@@ -162,11 +128,11 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
 
     def load(self, draws: list[DrawT]) -> BatchT:
         """The batch of these draws."""
-        slots = [[self._prepared(draw, t) for draw in draws] for t in range(len(draws[0].frames))]
+        slots = [[prepare(draw, t, self.cfg, self._identity(draw)) for draw in draws]
+                 for t in range(len(draws[0].frames))]  # fmt: skip
         together = [prepared for slot in slots for prepared in slot]                              # frame-major: T x B
-        images, masks = self._run(together)                                                       # (T * B, 3, Hp, Wp)
-        padded = tuple(images.shape[-2:])
-        loaded = [self._loaded(one, mask, padded) for one, mask in zip(together, masks, strict=True)]
+        images, planes = self._run(together)                                                      # (T * B, 3, Hp, Wp)
+        loaded = [self._loaded(one, plane) for one, plane in zip(together, planes, strict=True)]
         count = len(draws)
         return self._batch(images.split(count), [loaded[i : i + count] for i in range(0, len(loaded), count)])
 
@@ -178,69 +144,68 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
     def _identity(self, draw: DrawT) -> Mapping[int, int]:
         """Annotation id -> identity, of the annotations of a draw."""
 
-    def _prepared(self, draw: DrawT, t: int) -> Prepared:
-        video = draw.frames[t].video
-        short, long = (self.cfg.short_side, self.cfg.long_side) if draw.scales is None else draw.scales[t]
-        size = resize_to(video.height, video.width, short, long)
-        return Prepared(draw.frames[t], size, draw.flips[t], self._identity(draw))
-
     def _run(self, together: Sequence[Prepared]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Padded images (B, 3, Hp, Wp), and per frame the resized masks (h, w, G) uint8."""
+        """Padded images (B, 3, Hp, Wp), and per frame the planes of its masks (P, Hp, Wp) uint8."""
         frames = [one.frame for one in together]
+        heights, widths = zip(*(one.kept for one in together), strict=True)
+        canvas = pad_to(max(heights), max(widths), self.cfg.divisor)
+        fed = self.source.read(frames) | self._inputs(together, canvas)
         try:
-            images, masks, shapes = self.pipe.run(
-                jpeg=[_read_jpeg(self.index.dataset.frame_path(f.video, f.frame)) for f in frames],
-                masks=[self._masks(f) for f in frames],
-                size=[np.array(one.size, np.float32) for one in together],
-                flip=[np.array(one.flip, np.int32) for one in together],
-            )
+            images, planes, shapes = self.pipe.run(**fed)
         except RuntimeError as error:
             names = ", ".join(f.file_name for f in frames)
             raise DatasetError(f"one of these images cannot be decoded: {names}. {error}") from error
-        for frame, shape in zip(frames, np.array(shapes.as_tensor()), strict=True):
-            if tuple(shape[:2]) != (frame.video.height, frame.video.width):
+        for one, shape in zip(together, np.array(shapes.as_tensor()), strict=True):
+            if tuple(shape[:2]) != one.stored:
                 raise DatasetError(
-                    f"{frame.file_name}: {shape[1]}x{shape[0]} pixels, but the annotations say "
-                    f"{frame.video.width}x{frame.video.height}: masks would not fit."
+                    f"{one.frame.file_name}: {shape[1]}x{shape[0]} pixels, but the annotations say "
+                    f"{one.stored[1]}x{one.stored[0]}: masks would not fit."
                 )
-        stacked = torch.from_dlpack(images.as_tensor())
-        heights, widths = zip(*(one.size for one in together), strict=True)
-        wanted = pad_to(max(heights), max(widths), self.cfg.divisor)
-        assert tuple(stacked.shape[-2:]) == wanted, f"DALI padded to {tuple(stacked.shape)}, expected {wanted}"
-        return stacked, [torch.from_dlpack(masks[i]) for i in range(len(frames))]
+        return torch.from_dlpack(images.as_tensor()), [torch.from_dlpack(planes[i]) for i in range(len(frames))]
 
-    def _masks(self, frame: FrameAnnotations) -> np.ndarray:
-        rles = [self.index.dataset.mask(a, frame.frame) for a in frame.annotations]
-        return decode_masks(rles, frame.video.height, frame.video.width)
+    def _inputs(self, together: Sequence[Prepared], canvas: tuple[int, int]) -> dict[str, Any]:
+        """What the graph is fed with beside the stored frames: an array of all, or of each where sizes differ."""
+        how = [NEAREST if one.size == one.stored else LINEAR for one in together]
+        fed: dict[str, Any] = {
+            "planes": [planes_of(self.index.dataset, one) for one in together],
+            "size": np.array([one.size for one in together], np.float32),
+            "how": np.array(how, np.int32),
+            "flip": np.array([one.flip for one in together], np.int32),
+            "canvas": np.array([canvas] * len(together), np.float32),
+        }
+        if self.parts.window:
+            fed["start"] = np.array([one.start for one in together], np.int32)
+            fed["shape"] = np.array([one.kept for one in together], np.int32)
+        return fed | change_inputs([one.changes for one in together], self.parts)
 
-    def _loaded(self, one: Prepared, masks: torch.Tensor, padded: tuple[int, int]) -> Loaded:
+    def _loaded(self, one: Prepared, planes: torch.Tensor) -> Loaded:
         """Targets of one frame, and the annotation ids of the instances that stay."""
-        h, w = one.size
-        boxes = torch.from_numpy(_transform_boxes(one.frame, one.size, one.flip))
-        full = torch.zeros(masks.shape[2], *padded, dtype=torch.bool, device=masks.device)       # (G, Hp, Wp)
-        full[:, :h, :w] = masks.permute(2, 0, 1) > 0
+        full = unpack(planes, len(one.frame.annotations))                                        # (G, Hp, Wp)
+        boxes = boxes_of(full) if self.boxes == "masks" else torch.from_numpy(transform_boxes(one))
         sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-        alive = ((sides > MIN_BOX_SIDE) & full.flatten(1).any(1).cpu()).numpy() | self.keep_emptied
+        seen = any_along(full.flatten(1)).cpu() | (one.changes.motion is not None)
+        alive = ((sides > MIN_BOX_SIDE) & seen).numpy() | self.keep_emptied
         kept = [a for a, keep in zip(one.frame.annotations, alive, strict=True) if keep]
         labels = torch.tensor([self.index.dataset.labels[a.category_id] for a in kept], dtype=torch.int64)
         identities = torch.tensor([one.identity[a.id] for a in kept], dtype=torch.int64)
-        targets = FrameTargets(boxes[alive], labels, identities, full[torch.from_numpy(alive)])
+        masks = full if alive.all() else full[torch.from_numpy(alive)]
+        targets = FrameTargets(boxes[alive], labels, identities, masks)
         ids = np.array([a.id for a in kept], np.int64)
-        return Loaded(targets.to(self.device), ids, pad_to(h, w, self.cfg.divisor))
+        return Loaded(targets.to(self.device), ids, pad_to(*one.kept, self.cfg.divisor))
 
 
-class PairLoader(FrameLoader[PairDraw, PairBatch]):
+class PairLoader(FrameLoader[DrawT, PairBatch]):
     """Identities are those of the whole set."""
 
     keep_emptied = False
 
     def __init__(
-        self, draws: Iterator[PairDraw], index: FrameIndex, cfg: InputConfig, *, batch: int, device: torch.device,
-        threads: int = 1,
+        self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, device: torch.device,
+        **settings: Any,
     ) -> None:  # fmt: skip
-        super().__init__(draws, index, cfg, batch=batch, frames=2, device=device, threads=threads)
+        super().__init__(draws, index, cfg, batch=batch, frames=2, device=device, **settings)
 
-    def _identity(self, draw: PairDraw) -> Mapping[int, int]:
+    def _identity(self, draw: DrawT) -> Mapping[int, int]:
         return self.index.identity
 
     def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> PairBatch:
@@ -251,42 +216,39 @@ class PairLoader(FrameLoader[PairDraw, PairBatch]):
         return PairBatch(tuple(images), _targets_of(slots), tuple(counterparts))
 
 
-class ClipLoader(FrameLoader[ClipDraw, ClipBatch]):
+class ClipLoader(FrameLoader[DrawT, ClipBatch]):
     """Identities are those of each clip. As released, an instance that resizing leaves nothing of stays, so that a
     frame does not forget who was in it."""
 
     keep_emptied = True
 
-    def _identity(self, draw: ClipDraw) -> Mapping[int, int]:
+    def _identity(self, draw: DrawT) -> Mapping[int, int]:
         return clip_identities(draw.frames)
 
     def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> ClipBatch:
         return ClipBatch(tuple(images), _targets_of(slots), tuple([one.padded for one in slot] for slot in slots))
 
 
+class StillLoader(FrameLoader[DrawT, StillBatch]):
+    """Draws of one frame. Identities are those of the whole set."""
+
+    keep_emptied = False
+
+    def __init__(
+        self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, device: torch.device,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(draws, index, cfg, batch=batch, frames=1, device=device, **settings)
+
+    def _identity(self, draw: DrawT) -> Mapping[int, int]:
+        return self.index.identity
+
+    def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> StillBatch:
+        return StillBatch(images[0], _targets_of(slots)[0])
+
+
 def _targets_of(slots: list[list[Loaded]]) -> tuple[list[FrameTargets], ...]:
     return tuple([one.targets for one in slot] for slot in slots)
-
-
-def _read_jpeg(path: Path) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}.") from error
-    if not 0 < len(data) <= MAX_JPEG_BYTES:
-        raise DatasetError(f"{path}: {len(data)} bytes, expected an image of 1 to {MAX_JPEG_BYTES}.")
-    return np.frombuffer(data, np.uint8)
-
-
-def _transform_boxes(frame: FrameAnnotations, size: tuple[int, int], flip: bool) -> np.ndarray:
-    """Annotated boxes scaled to the resized frame, mirrored with it (x -> w - x) and clipped.  (G, 4) float32"""
-    h, w = size
-    boxes = frame.boxes() * np.array([w / frame.video.width, h / frame.video.height] * 2, np.float32)
-    if flip:
-        boxes[:, [0, 2]] = w - boxes[:, [2, 0]]
-    boxes[:, 0::2] = boxes[:, 0::2].clip(0, w)
-    boxes[:, 1::2] = boxes[:, 1::2].clip(0, h)
-    return boxes
 
 
 def _counterparts(ids: np.ndarray, others: np.ndarray) -> torch.Tensor:

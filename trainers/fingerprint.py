@@ -19,16 +19,29 @@ from typing import Any
 from pipelines.networks import NetworkSpec, as_plain
 from trainers.config import TrainConfig
 
-FREE = ("network", "workers", "checkpoint_every", "log_every", "start_from")
-FREE_OF_DATA = ("annotations", "image_root", "threads", "made_by")
+FREE = (
+    "network", "workers", "checkpoint_every", "checkpoints_kept", "log_every", "start_from", "evaluation",
+    "deterministic",
+)  # fmt: skip
+FREE_OF_DATA = ("annotations", "image_root", "videos", "video_decoder", "threads", "made_by")
 
 RENAMED = {"samples_per_step": "pairs_per_step"}
 """Now -> at first."""
 LATER: dict[str, Any] = {
+    "accumulate": 1,
+    "batch_for_workers": None,
     "data.kind": "pairs",
     "data.clip_frames": 5,
     "data.flip_sync": False,
     "data.scale": None,
+    "data.scale.short_sides": [],
+    "data.format": "youtube_vis",
+    "data.video_numbers": "place",
+    "data.pseudo": None,
+    "data.photometric": None,
+    "data.jitter": None,
+    "data.boxes": "annotated",
+    "data.group_shapes": False,
     "optimizer.decay_norms": False,
     "optimizer.decay_biases": True,
     "optimizer.parts": [],

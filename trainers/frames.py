@@ -3,7 +3,8 @@
 In:     a YouTube-VIS dataset, and a rule that says when an object can be learnt from
 Out:    `FrameIndex`: the usable frames of every video; `EpochSampler`: reshuffled epochs, sharded over workers
 State:  the position, one integer: what a checkpoint keeps, so that a resumed run sees the same samples in order
-Source: CrossVIS specification 1.3 (`has_box`), 1.4 (identities over a whole set); IAI specification 1 (`has_area`)
+Source: CrossVIS specification 1.3 (`has_box`), 1.4 (identities over a whole set), 1.6 (frames grouped by shape); IAI
+        specification 1 (`has_area`)
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import numpy as np
 
 from operators.errors import DatasetError
 from operators.youtube_vis_data import Annotation, Dataset, Video
+from trainers.augment import Changes
 
-Draw = TypeVar("Draw")
+Drawn = TypeVar("Drawn")
 
 Usable = Callable[[Annotation, int], bool]
 """Whether a track, crowds aside, can be learnt from in one frame of its video."""
 
 MIN_SIDE = 1
 """Pixels of a box's sides under `has_area`."""
+MIN_BOX_SIDE = 1e-5
+"""Pixels that a side of a box must be longer than once it is transformed."""
 
 
 def has_box(annotation: Annotation, frame: int) -> bool:
@@ -55,6 +59,19 @@ class FrameAnnotations:
         boxes = np.array([a.bboxes[self.frame] for a in self.annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return boxes
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training sample: T frames of a video in order, and what is done to each."""
+
+    frames: tuple[FrameAnnotations, ...]
+    flips: tuple[bool, ...]
+    """T: whether the frame is mirrored."""
+    scales: tuple[tuple[int, int], ...] | None = None
+    """T: (short, long) side to resize to; None: as the network has its input in use."""
+    changes: tuple[Changes, ...] | None = None
+    """T; None: none of any frame."""
 
 
 class FrameIndex:
@@ -92,26 +109,61 @@ def _usable_frames(video: Video, annotations: list[Annotation], usable: Usable) 
     return frames
 
 
-class EpochSampler(Generic[Draw]):
+class EpochSampler(Generic[Drawn]):
     """Reshuffled epochs over `epoch_size` items, sharded over workers by rank without overlap: an endless, seeded
-    sequence in which each sample is a function of (seed, position) alone."""
+    sequence in which each sample is a function of (seed, position) alone.
 
-    def __init__(self, epoch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    `shapes` (epoch_size,) int: the samples of a step, `group` over all workers, are of items of one shape, so that
+    little is padded; but for the rest of each shape, at an epoch's end. None: as the shuffle has them.
+    """
+
+    def __init__(
+        self, epoch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, shapes: np.ndarray | None = None,
+        group: int = 1,
+    ) -> None:  # fmt: skip
         self.epoch_size = epoch_size
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.shapes, self.group = shapes, group
 
-    def draws(self, position: int) -> Iterator[Draw]:
+    def draws(self, position: int) -> Iterator[Drawn]:
         """Samples of this worker from its `position`-th on, for ever."""
         while True:
             overall = position * self.world_size + self.rank
             epoch, within = divmod(overall, self.epoch_size)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.epoch_size)
+            order = self._order(epoch)
             while within < len(order):
                 yield self._draw(int(order[within]), np.random.default_rng([self.seed, 1, overall]))
                 position += 1
                 overall += self.world_size
                 within += self.world_size
 
-    def _draw(self, item: int, rng: np.random.Generator) -> Draw:
+    def _order(self, epoch: int) -> np.ndarray:
+        """The items of an epoch as they are seen, (epoch_size,) int64."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.epoch_size)
+        if self.shapes is None:
+            return order
+        begun = -epoch * self.epoch_size % self.group       # samples that the last step of the epoch before still takes
+        rest = order[begun:]
+        return np.concatenate([order[:begun], _grouped(rest, self.shapes[rest], self.group)])
+
+    def _draw(self, item: int, rng: np.random.Generator) -> Drawn:
         """The sample of an item, 0 to epoch_size - 1; `rng` is this sample's own."""
         raise NotImplementedError
+
+
+def lying_or_standing(index: FrameIndex, items: list[tuple[int, int]]) -> np.ndarray:
+    """1 where the frame of an item (video, place) is wider than high, else 0.  (n,) int64"""
+    return np.array([index.videos[v][i].video.width > index.videos[v][i].video.height for v, i in items], np.int64)
+
+
+def _grouped(order: np.ndarray, shapes: np.ndarray, group: int) -> np.ndarray:
+    """Items gathered into groups of one shape, each group where its last item stood; what fills none comes last.
+
+    order (n,), shapes (n,) of each item in that order -> (n,)
+    """
+    ends = np.full(len(order), len(order))
+    for shape in np.unique(shapes):
+        places = np.flatnonzero(shapes == shape)
+        whole = len(places) // group * group
+        ends[places[:whole]] = np.repeat(places[group - 1 : whole : group], group)
+    return order[np.argsort(ends, kind="stable")]

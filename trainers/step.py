@@ -1,6 +1,6 @@
 """Steps 3 and 4 of training: one update, read from top to bottom.
 
-In:     a batch of pairs or clips, the network, its optimiser, the step's number
+In:     a batch of pairs or clips, or several, the network, its optimiser, the step's number
 Out:    the parts of the loss, as numbers
 State:  network, optimiser and `Average` (exponential moving average of the weights) change in place
 Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no weight decay on norms; IAI specification
@@ -11,7 +11,8 @@ Source: CrossVIS specification 3.7: SGD with linear warm-up and step decays, no 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,8 +117,8 @@ def _part_of(name: str, cfg: OptimizerConfig) -> int:
     return next((number for number, part in enumerate(cfg.parts) if part.contains in name), len(cfg.parts))
 
 
-def learning_rate(step: int, total: int, cfg: OptimizerConfig) -> float:
-    """Of the 0-based `step` out of `total`."""
+def learning_rate(step: float, total: int, cfg: OptimizerConfig) -> float:
+    """Of the 0-based `step` out of `total`; between two steps where a batch is not of the size they are told for."""
     rate = cfg.learning_rate
     if cfg.decay == "cosine":
         rate *= 0.5 * (1 + math.cos(math.pi * step / total))
@@ -150,20 +151,90 @@ class Average:
 def train_step(
     losses_of: Callable[[Batch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
     batch: Batch, rate: float, clip_norm: float | None,
-) -> dict[str, float]:
-    """Forward, losses, backward, update. Returns the parts of the loss and their `total`.
+) -> dict[str, float]:  # fmt: skip
+    """`update` by one batch, with one worker."""
+    return update(losses_of, network, optimizer, [batch], rate, clip_norm)
 
-    Raises FloatingPointError before the update when the total is not a finite number: weights stay as they were.
+
+def update(
+    losses_of: Callable[[Batch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch], rate: float, clip_norm: float | None, *, scaler: torch.amp.GradScaler | None = None,
+    average: Callable[[Tensor], Tensor] = lambda x: x,
+) -> dict[str, float]:  # fmt: skip
+    """Forward, losses, backward, update, by the mean gradient of the batches. Returns the means of the parts of the
+    loss, their `total`, and the length of the gradient before it is shortened, `gradient_norm`.
+
+    `average` takes the mean over all workers; their gradients are averaged with the last batch (DDP). With a `scaler`
+    (float16) a step whose gradients overflow is left out, and its gradient_norm is inf.
+    Raises FloatingPointError before the update, in all workers at once, when the total of any of them or the gradient
+    is not finite: weights stay as they were.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_factor", 1.0)      # checkpoints of older runs have no factors
-    parts = losses_of(batch)
-    total = torch.stack(list(parts.values())).sum()
-    if not torch.isfinite(total):
-        raise FloatingPointError(f"the loss is not finite: { {name: value.item() for name, value in parts.items()} }")
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches, 1):
+        with nullcontext() if number == len(batches) else _held_back(losses_of):
+            parts = losses_of(batch)
+            total = torch.stack(list(parts.values())).sum()
+            _backward(total if len(batches) == 1 else total / len(batches), scaler)
+        for name, value in {**parts, "total": total}.items():
+            value = value.detach() / len(batches)
+            sums[name] = sums[name] + value if name in sums else value
+    losses = {name: value.item() for name, value in sums.items()}
+    if not math.isfinite(average(sums["total"]).item()):
+        raise FloatingPointError(f"the loss is not finite: {losses}")
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norm = _gradient_norm(network)
+    if scaler is None and not torch.isfinite(norm):
+        raise FloatingPointError(f"the gradient is not finite, though the loss is: {losses}")
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
-    optimizer.step()
-    return {**{name: value.item() for name, value in parts.items()}, "total": total.item()}
+        nn.utils.clip_grads_with_norm_(network.parameters(), clip_norm, norm)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)
+        scaler.update()
+    return {**losses, "gradient_norm": norm.item()}
+
+
+def _backward(total: Tensor, scaler: torch.amp.GradScaler | None) -> None:
+    (total if scaler is None else scaler.scale(total)).backward()
+
+
+def _held_back(losses_of: Callable) -> AbstractContextManager:
+    """Gradients stay with the worker until the last batch: one exchange a step, not one a batch."""
+    no_sync = getattr(losses_of, "no_sync", None)
+    return nullcontext() if no_sync is None else no_sync()
+
+
+def _gradient_norm(network: nn.Module) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+
+
+class Shared:
+    """What several batches of a step must agree on, as workers do: the numbers that losses are divided by.
+
+    A network asks for the mean of a number over all workers. Of several batches, that is a mean over these too, and it
+    is needed with the first of them. So the numbers of all are counted beforehand, in a pass without gradients, which
+    changes nothing in the network; one that asks for none is not asked again.
+    """
+
+    def __init__(self, average: Callable[[Tensor], Tensor]) -> None:
+        self._average, self._asks = average, True
+
+    @torch.no_grad()
+    def count(self, network: nn.Module, batches: Sequence[Batch]) -> list[Tensor]:
+        """The means, in the order in which the network asks."""
+        if not self._asks:
+            return []
+        asked: list[list[Tensor]] = []
+        network.eval()                                          # running statistics stand still
+        for batch in batches:
+            asked.append([])
+            network(batch, lambda value: asked[-1].append(value.detach().float()) or value)
+        network.train()
+        self._asks = any(asked)
+        assert len({len(one) for one in asked}) == 1, "batches of a step must be alike: one network, one kind"
+        return [self._average(torch.stack(values).mean()) for values in zip(*asked, strict=True)]

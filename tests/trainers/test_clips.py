@@ -15,19 +15,20 @@ import pytest
 
 from operators.youtube_vis_data import Dataset
 from tests.trainers.test_pairs import dataset
-from trainers.clips import ClipDraw, ClipSampler, ScaleConfig, clip_identities
-from trainers.frames import FrameAnnotations, FrameIndex, has_area, has_box
+from trainers.augment import ScaleConfig
+from trainers.clips import ClipSampler, clip_identities
+from trainers.frames import Draw, FrameAnnotations, FrameIndex, has_area, has_box
 
 
 def sampler(index: FrameIndex, **changes) -> ClipSampler:
     return ClipSampler(index, **{"frames": 5, "flip": 0.5, "flip_sync": False, "scale": None, "seed": 0, **changes})
 
 
-def clips(index: FrameIndex, count: int, **changes) -> list[ClipDraw]:
+def clips(index: FrameIndex, count: int, **changes) -> list[Draw]:
     return list(islice(sampler(index, **changes).draws(0), count))
 
 
-def times(draw: ClipDraw) -> tuple[int, ...]:
+def times(draw: Draw) -> tuple[int, ...]:
     """Numbers of the stored frames."""
     return tuple(frame.frame for frame in draw.frames)
 

@@ -26,10 +26,12 @@ from operators.errors import DatasetError
 from operators.preprocess import pad_to, resize_to, to_network_input
 from operators.shapes import ShapesConfig, generate_clip, write_youtube_vis
 from operators.youtube_vis_data import read_dataset
-from trainers.clips import ClipDraw, ClipSampler, ScaleConfig
-from trainers.data import ClipLoader, PairLoader, frame_pipe
-from trainers.frames import FrameAnnotations, FrameIndex, has_area
+from trainers.augment import ScaleConfig
+from trainers.clips import ClipSampler
+from trainers.data import ClipLoader, PairLoader
+from trainers.frames import Draw, FrameAnnotations, FrameIndex, has_area
 from trainers.pairs import PairDraw, PairSampler
+from trainers.pixels import Parts, frame_pipe
 
 CPU = torch.device("cpu")
 CLIPS = ShapesConfig(
@@ -366,7 +368,8 @@ def test_targets_and_counterparts_lie_on_the_loaders_device(shapes):
 def test_the_same_definition_makes_the_graph_of_a_gpu():
     """Serialising checks the names of operators and arguments; building, and a device_id, would need the driver."""
     here, there = (
-        frame_pipe(2, INPUT, device=device, device_id=None, threads=1).serialize() for device in ("cpu", "gpu"))
+        frame_pipe(INPUT, Parts(), device, batch_size=2, num_threads=1, device_id=None).serialize()
+        for device in ("cpu", "gpu"))
     assert b"\x03gpu" not in here and here.count(b"decoders__Image") == 1    # a text of length 3
     assert b"\x03gpu" in there and there.count(b"mixed") == here.count(b"mixed") + 1, "the decoder"
 
@@ -395,7 +398,7 @@ def test_an_image_of_another_size_than_its_annotations_is_refused(tmp_path):
 
 
 def load_clips(
-    index: FrameIndex, *draws: ClipDraw, config: InputConfig = INPUT, device: torch.device = CPU
+    index: FrameIndex, *draws: Draw, config: InputConfig = INPUT, device: torch.device = CPU
 ) -> ClipBatch:
     """One batch of exactly these draws, as a worker gets it."""
     loader = ClipLoader(itertools.cycle(draws), index, config, batch=len(draws), frames=len(draws[0].frames),
@@ -409,10 +412,10 @@ def load_clips(
 def clip(
     index: FrameIndex, video: int, places: Sequence[int], flips: Sequence[bool] | None = None,
     scales: Sequence[tuple[int, int]] | None = None,
-) -> ClipDraw:  # fmt: skip
+) -> Draw:  # fmt: skip
     """Places among the usable frames of a video."""
     frames = tuple(index.videos[video][place] for place in places)
-    return ClipDraw(frames, tuple(flips or [False] * len(places)), None if scales is None else tuple(scales))
+    return Draw(frames, tuple(flips or [False] * len(places)), None if scales is None else tuple(scales))
 
 
 def test_each_frame_of_a_clip_is_what_it_is_as_half_of_a_pair(shapes):

@@ -28,6 +28,8 @@ from tests.models.small_regions import small_regions
 from trainers.curves import read_metrics
 from trainers.loop import Alone, run_worker, train_alone
 from trainers.train import make_job
+from trainers.watch import Watcher
+from trainers.watchers import watchers_of
 
 CLIPS = ShapesConfig(
     width=125, height=75, num_frames=6, min_objects=3, max_objects=4, min_classes=2, num_twins=0, full_occlusions=0,
@@ -199,26 +201,28 @@ def test_of_the_weights_the_content_counts_not_the_place(config, tmp_path):
                 fingerprint("start_from=null")}) == 3  # fmt: skip
 
 
-class CutAfterTwo(Alone):
-    """A process that ends when its second checkpoint is written."""
+def cut_after(steps: int):
+    """Watchers of a process that ends when so many steps are done, and their checkpoint is written."""
 
-    def keep(self, progress, losses) -> None:
-        super().keep(progress, losses)
-        if progress.steps_done == 2:
-            raise KeyboardInterrupt
+    class Cut(Watcher):
+        def after_checkpoint(self, steps_done: int) -> None:
+            if steps_done == steps:
+                raise KeyboardInterrupt
+
+    return lambda worker: [*watchers_of(worker), Cut()]
 
 
 def test_a_run_alone_is_cut_and_goes_on_as_if_it_had_not_been(config, tmp_path):
     whole = read_weights(train_alone(prepared(config, tmp_path / "whole"), CPU)).state
     job = prepared(config, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        run_worker(job, CutAfterTwo(job, CPU))
-    assert (job.out / "state.pt").exists() and not (job.out / "weights.safetensors").exists()
+        run_worker(job, Alone(CPU), cut_after(2))
+    assert (job.out / "checkpoints").exists() and not (job.out / "weights.safetensors").exists()
     resumed = read_weights(train_alone(job, CPU)).state
     assert resumed.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
     assert [row["step"] for row in read_metrics(job.out / "metrics.jsonl")] == [1, 2, 3]
-    assert not (job.out / "state.pt").exists(), "a run with its weights needs no checkpoint"
+    assert not (job.out / "checkpoints").exists(), "a run with its weights needs no checkpoint"
 
 
 def prepared(config: Path, out: Path, *overrides: str):

@@ -20,7 +20,16 @@ from models.norms import FrozenBatchNorm2d
 from models.resnet import ResNetConfig
 from pipelines.config import build, load_yaml, resolve
 from trainers.config import TrainConfig
-from trainers.step import Average, OptimizerConfig, PartConfig, learning_rate, make_optimizer, train_step
+from trainers.step import (
+    Average,
+    OptimizerConfig,
+    PartConfig,
+    Shared,
+    learning_rate,
+    make_optimizer,
+    train_step,
+    update,
+)
 
 # -------------------------------------------------------------------------------------------------------- learning rate
 
@@ -40,6 +49,18 @@ def test_the_released_schedule(step, rate):
 def test_the_released_schedule_of_iai(step, rate):
     """12 epochs of 700 steps, a tenth after the 8th and the 11th, 500 steps of warm-up."""
     cfg = settings_of("iai_condinst_r50_ytvis19")
+    assert learning_rate(step, cfg.steps, cfg.optimizer) == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize("step, rate", [
+    (0, 5e-6), (500, 0.0025025), (999, 0.004995005), (1000, 0.005), (14999, 0.005), (15000, 5e-4), (20999, 5e-4),
+    (21000, 5e-5), (22999, 5e-5),
+])  # fmt: skip
+def test_the_full_size_run_of_crossvis(step, rate):
+    """16 pairs a step, for 23,000 steps, no clipping, no average, float32; 0.1 % of the rate at first."""
+    cfg = settings_of("crossvis_r50_ytvis19")
+    assert (cfg.steps, cfg.samples_per_step, cfg.precision) == (23000, 16, "float32")
+    assert (cfg.optimizer.clip_norm, cfg.optimizer.average_decay) == (None, None)
     assert learning_rate(step, cfg.steps, cfg.optimizer) == pytest.approx(rate, rel=1e-6)
 
 
@@ -294,10 +315,11 @@ PLAIN = OptimizerConfig(momentum=0.5, weight_decay=0.0)
 def test_two_steps_by_hand():
     network = Line()
     optimizer = make_optimizer(network, PLAIN)
-    assert train_step(quadratic(network), network, optimizer, None, 0.1, None) == {"a": 4.5, "b": 8.0, "total": 12.5}
+    losses = train_step(quadratic(network), network, optimizer, None, 0.1, None)
+    assert losses == {"a": 4.5, "b": 8.0, "total": 12.5, "gradient_norm": 5.0}
     torch.testing.assert_close(network.w.detach(), torch.tensor([2.7, 3.6]))        # w - 0.1 w
     losses = train_step(quadratic(network), network, optimizer, None, 0.2, None)
-    assert losses == pytest.approx({"a": 3.645, "b": 6.48, "total": 10.125})
+    assert losses == pytest.approx({"a": 3.645, "b": 6.48, "total": 10.125, "gradient_norm": 4.5})
     # momentum: 0.5 * (3, 4) + (2.7, 3.6) = (4.2, 5.6), at the second step's own rate; gradients do not add up
     torch.testing.assert_close(network.w.detach(), torch.tensor([2.7 - 0.84, 3.6 - 1.12]))
 
@@ -336,3 +358,108 @@ def test_losses_without_a_gradient_for_some_parameters_leave_those_alone():
     train_step(lambda batch: {"a": (network.other * 2).sum()}, network, optimizer, None, 0.1, None)
     train_step(quadratic(network), network, optimizer, None, 0.1, None)
     assert network.other.item() == pytest.approx(0.8)
+
+
+# ------------------------------------------------------------------------------------------------------ several batches
+
+
+def line_losses(network: Line):
+    """Of a batch of numbers (n, 2): the mean over it, as a network gives it."""
+    return lambda batch: {"a": (batch @ network.w).pow(2).mean() / 2, "b": (batch @ network.w).mean()}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_batches_one_after_the_other_are_one_big_batch(name, count, clip_norm):
+    big, parts = Line(), Line()
+    cfg = OptimizerConfig(name=name)
+    optimizers = [make_optimizer(network, cfg) for network in (big, parts)]
+    for step in range(3):
+        batch = torch.randn(6, 2, generator=torch.Generator().manual_seed(step))
+        whole = train_step(line_losses(big), big, optimizers[0], batch, 0.1, clip_norm)
+        summed = update(line_losses(parts), parts, optimizers[1], batch.chunk(count), 0.1, clip_norm)
+        assert summed == pytest.approx(whole, rel=1e-5)
+        torch.testing.assert_close(parts.w.detach(), big.w.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Counting(nn.Module):
+    """Divides by a number that is shared, as networks do by their positives: those above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.norm = nn.Parameter(torch.tensor([1.0, -2.0])), nn.BatchNorm1d(2)
+
+    def forward(self, batch: Tensor, average=lambda value: value) -> dict[str, Tensor]:
+        self.norm(batch)
+        positives = average(torch.tensor(float((batch[:, 0] > 0).sum())))
+        return {"a": (batch @ self.w).sum() / positives.clamp(min=1), "b": (batch @ self.w).pow(2).mean()}
+
+
+def test_what_batches_divide_by_is_counted_over_all_of_them():
+    """5 positives of 6: two batches must each divide by 2.5, whichever share of them they hold."""
+    network = Counting()
+    running = copy.deepcopy(network.norm.state_dict())
+    batch = torch.tensor([[1.0, 2.0], [3.0, 1.0], [1.0, 1.0], [-1.0, 4.0], [2.0, 2.0], [5.0, 1.0]])
+    counted = Shared(lambda value: value).count(network, batch.split(3))
+    assert [value.tolist() for value in counted] == [2.5]
+    after = network.norm.state_dict()
+    assert network.training and all(torch.equal(after[name], value) for name, value in running.items())
+    told = [network(part, lambda value: counted[0])["a"] for part in batch.split(3)]
+    assert sum(told).item() / 2 == pytest.approx(network(batch)["a"].item())
+
+
+def test_they_are_counted_over_the_workers_too():
+    counted = Shared(lambda value: value + 10).count(Counting(), torch.ones(4, 2).split(2))
+    assert [value.tolist() for value in counted] == [12.0]
+
+
+def test_a_network_that_asks_for_nothing_is_asked_once():
+    passes = []
+    network = Line()
+    network.forward = lambda batch, average: passes.append(batch) or {}
+    shared = Shared(lambda value: value)
+    assert [shared.count(network, [torch.zeros(1)] * 2) for _ in range(3)] == [[], [], []]
+    assert len(passes) == 2
+
+
+# -------------------------------------------------------------------------------------------------- workers and float16
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_one_worker_s_bad_loss_stops_all(bad):
+    """Here all is well; the mean over the workers says that elsewhere it is not."""
+    network = Line()
+    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+        update(quadratic(network), network, make_optimizer(network, PLAIN), [None], 0.1, None,
+               average=lambda value: value + bad)
+    assert network.w.tolist() == [3.0, 4.0]
+
+
+def test_a_gradient_that_is_no_number_stops_though_the_loss_is_one():
+    """The slope of a root at 0. The checkpoint after such a step would be worth nothing."""
+    network = Line()
+    with pytest.raises(FloatingPointError, match="the gradient is not finite, though the loss is"):
+        update(lambda batch: {"a": (network.w - network.w.detach()).sqrt().sum()}, network,
+               make_optimizer(network, PLAIN), [None], 0.1, None)
+    assert network.w.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("clip_norm, after", [(None, [2.7, 3.6]), (1.0, [2.94, 3.92])])
+def test_a_scaled_loss_gives_the_step_of_the_loss(clip_norm, after):
+    """By hand: the gradient is (3, 4), of length 5; scaling leaves no trace, and what is clipped is the true one."""
+    network, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    losses = update(quadratic(network), network, make_optimizer(network, PLAIN), [None], 0.1, clip_norm, scaler=scaler)
+    torch.testing.assert_close(network.w.detach(), torch.tensor(after))
+    assert losses == {"a": 4.5, "b": 8.0, "total": 12.5, "gradient_norm": 5.0}
+
+
+def test_a_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halved():
+    network, scaler = Line(), torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    optimizer = make_optimizer(network, PLAIN)
+    losses = update(quadratic(network), network, optimizer, [None], 0.1, None, scaler=scaler)
+    assert network.w.tolist() == [3.0, 4.0] and losses["total"] == 12.5 and losses["gradient_norm"] == math.inf
+    assert scaler.get_scale() == 2.0**126
+    scaler.update(4.0)
+    update(quadratic(network), network, optimizer, [None], 0.1, None, scaler=scaler)
+    torch.testing.assert_close(network.w.detach(), torch.tensor([2.7, 3.6]))

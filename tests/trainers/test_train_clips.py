@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from models.iai import IAI
+from models.iai_maskrcnn import IAIMaskRCNN
 from operators.errors import ConfigError
 from operators.shapes import CATEGORIES, ShapesConfig, write_youtube_vis
 from operators.weights import read_weights
@@ -21,9 +22,13 @@ from pipelines.networks import load_network, read_network
 from trainers.clips import ClipSampler
 from trainers.curves import read_metrics
 from trainers.data import ClipLoader
-from trainers.loop import Alone, Job, read_index, run_worker, train_alone
+from trainers.feeding import read_index
+from trainers.job import Job
+from trainers.loop import Alone, run_worker, train_alone
 from trainers.step import make_optimizer, train_step
 from trainers.train import make_job
+from trainers.watch import Watcher
+from trainers.watchers import watchers_of
 
 CPU = torch.device("cpu")
 NUM_CLIPS = 20
@@ -92,19 +97,21 @@ def test_the_loss_of_one_batch_falls_in_all_its_parts(config, tmp_path):
     for step in range(30):
         torch.manual_seed(step)
         losses.append(train_step(network, network, optimizer, batch, 0.005, None))
-    assert all(set(one) == {*PARTS, "total"} for one in losses)
+    assert all(set(one) == {*PARTS, "total", "gradient_norm"} for one in losses)
     first, last = losses[0], losses[-1]
     assert last["total"] < 0.8 * first["total"]
     assert all(last[part] < first[part] for part in PARTS), (first, last)
 
 
-class CutAfterTwo(Alone):
-    """A process that ends when its second checkpoint is written."""
+def cut_after(steps: int):
+    """Watchers of a process that ends when so many steps are done, and their checkpoint is written."""
 
-    def keep(self, progress, losses) -> None:
-        super().keep(progress, losses)
-        if progress.steps_done == 2:
-            raise KeyboardInterrupt
+    class Cut(Watcher):
+        def after_checkpoint(self, steps_done: int) -> None:
+            if steps_done == steps:
+                raise KeyboardInterrupt
+
+    return lambda worker: [*watchers_of(worker), Cut()]
 
 
 def test_a_cut_run_goes_on_as_if_it_had_not_been(config, tmp_path):
@@ -112,7 +119,7 @@ def test_a_cut_run_goes_on_as_if_it_had_not_been(config, tmp_path):
     whole = read_weights(train_alone(prepared(config, tmp_path / "whole"), CPU)).state
     job = prepared(config, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        run_worker(job, CutAfterTwo(job, CPU))
+        run_worker(job, Alone(CPU), cut_after(2))
     resumed = read_weights(train_alone(job, CPU)).state
     assert resumed.keys() == whole.keys()
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
@@ -134,10 +141,31 @@ def test_its_weights_can_be_used(config, tmp_path):
     assert dense.identity_logits.shape[2] == 6 and dense.identity_logits.isfinite().all()
 
 
+def test_two_stages_learn_from_clips_through_the_same_loop(config, tmp_path):
+    """The shipped small form, three steps: all losses, weights that can be used, pixels and rates as in the file."""
+    file = "configs/networks/mini_iai_maskrcnn.yaml"
+    job = prepared(config, tmp_path / "run", f"network={file}", "steps=3", "samples_per_step=1")
+    weights = train_alone(job, CPU)
+    rows = read_metrics(job.out / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    parts = ("rpn_class", "rpn_box", "class", "box", "mask", "identity")
+    for row in rows:
+        assert all(row[part] > 0 for part in parts)
+        assert row["total"] == pytest.approx(sum(row[part] for part in parts), rel=1e-3)
+    begun = IAIMaskRCNN(job.network.config)
+    network = load_network(read_network(file, (f"weights={weights}",)), CPU)
+    assert network.state_dict().keys() == begun.state_dict().keys()
+    with torch.inference_mode():
+        pyramid, _ = network.associate(network.features(torch.zeros(1, 3, 96, 160)), [None])
+        said = network.identified(network.heads(pyramid), 0, torch.tensor([[0.0, 0.0, 50.0, 40.0]]), (96, 160))
+    assert said.identities.shape == (1, 20) and said.identities.isfinite().all()
+
+
 @pytest.mark.parametrize("overrides, message", [
     pytest.param(["data.kind=pairs", "data.scale=null"],
                  "data.kind: 'pairs', but the network 'iai_condinst' learns from 'clips'", id="IAI takes no pairs"),
-    pytest.param(["data.kind=pairs"], "flip_sync and scale are of clips", id="scales are not of pairs"),
+    pytest.param(["data.kind=pairs", "data.scale.each=frame"], "scale.each: frame, are of clips",
+                 id="a pair has one size"),
     pytest.param(["data.clip_frames=0"], "clip_frames is 0", id="no frame"),
     pytest.param(["data.scale.short_side=[9, 3]"], "short_side is [9, 3]", id="a range the wrong way round"),
     pytest.param(["data.scale.each=video"], "data.scale.each: expected 'clip' or 'frame'", id="drawn for what?"),

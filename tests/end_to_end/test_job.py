@@ -1,0 +1,159 @@
+"""`ray job submit`: a fresh cluster of two nodes on this machine, with a token, as a user starts one; two jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from operators.weights import read_weights
+from tests.trainers.small_runs import ROOT, write_run
+from trainers.curves import read_metrics
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+STEPS = 4
+START_S, JOB_S, END_S = 240, 420, 60
+
+
+@dataclass
+class Cluster:
+    """Two nodes of one CPU each."""
+
+    dashboard: str
+    folder: Path
+    """Ray's own; what jobs upload is unpacked in it."""
+    environment: dict[str, str]
+
+    def submit(self, *command: object, working_dir: Path = ROOT) -> subprocess.CompletedProcess:
+        """As a user types it; waits for the job to end, its log in stdout."""
+        line = [BIN / "ray", "job", "submit", "--address", self.dashboard, "--working-dir", working_dir, "--", *command]
+        return subprocess.run([str(word) for word in line], cwd=ROOT, env=self.environment, timeout=JOB_S, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="ms-job-", dir="/tmp") as name:     # short: sockets lie in it
+        folder, nodes = Path(name), []
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment |= {"PATH": f"{BIN}:{installed(folder / 'bin')}:{os.environ['PATH']}",
+                        "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1",
+                        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}  # fmt: skip
+        (folder / "token").touch(mode=0o600)
+        (folder / "token").write_text("a token that nobody guesses\n")
+        gcs, dashboard, client, *agents = free_ports(5)
+        try:
+            nodes.append(started(environment, "--head", f"--port={gcs}", "--include-dashboard=true",
+                                 "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+                                 f"--ray-client-server-port={client}", f"--temp-dir={folder / 'ray'}",
+                                 f"--dashboard-agent-listen-port={agents[0]}"))  # fmt: skip
+            nodes.append(started(environment, f"--address=127.0.0.1:{gcs}",
+                                 f"--dashboard-agent-listen-port={agents[1]}"))  # fmt: skip
+            yield Cluster(f"http://127.0.0.1:{dashboard}", folder / "ray", environment)
+        finally:
+            for node in reversed(nodes):
+                node.terminate()
+            for node in nodes:
+                ended(node)
+            end_leftovers(name)
+
+
+def installed(folder: Path) -> Path:
+    """A folder with `maskstream` as pip makes it: a checkout that is tested may not be installed."""
+    folder.mkdir()
+    script = folder / "maskstream"
+    script.write_text(f"#!{BIN / 'python'}\nimport sys\nfrom pipelines.cli import main\nsys.exit(main())\n")
+    script.chmod(0o755)
+    return folder
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    for one in held:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in held]
+    for one in held:
+        one.close()
+    return ports
+
+
+def started(environment: dict[str, str], *options: str) -> subprocess.Popen:
+    """`ray start`, once it says that the node runs. Fails where it ends, or takes longer than START_S."""
+    command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", "--num-cpus=1", "--num-gpus=0",
+               "--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--min-worker-port=0",
+               "--max-worker-port=0", *options]  # fmt: skip
+    node = subprocess.Popen(command, env=environment, text=True, start_new_session=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT)  # fmt: skip
+    late, said = threading.Timer(START_S, node.kill), []
+    late.start()
+    for line in node.stdout:
+        said.append(line)
+        if "Ray runtime started" in line:
+            late.cancel()
+            threading.Thread(target=node.stdout.read, daemon=True).start()      # else a full pipe would stop it
+            return node
+    late.cancel()
+    raise AssertionError(f"{' '.join(command)} ended with {node.wait()}:\n{''.join(said)}")
+
+
+def ended(node: subprocess.Popen) -> None:
+    try:
+        node.wait(END_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(node.pid, signal.SIGKILL)
+        node.wait()
+
+
+def end_leftovers(name: str) -> None:
+    """Processes of this cluster that outlived their node: its folder is on their command line."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if name.encode() in (entry / "cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                continue
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("job"), steps=STEPS, workers={"num_workers": 2, "cpus_per_worker": 1})
+
+
+def test_a_submitted_run_trains_on_both_nodes(cluster, config):
+    """One CPU a node: two workers need both. Only what the code needs is uploaded."""
+    out = config.parent / "run"
+    job = cluster.submit("maskstream", "train", config, "--out", out, "--begin-or-resume")
+    assert job.returncode == 0, job.stdout
+    assert f"{out / 'weights.safetensors'}" in job.stdout and "succeeded" in job.stdout
+    assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    assert [row["samples"] for row in read_metrics(out / "metrics.jsonl")] == [2] * STEPS, "two workers, two pairs each"
+    assert read_weights(out / "weights.safetensors").metadata["steps"] == str(STEPS)
+    uploads = [path for path in cluster.folder.glob("session_*/runtime_resources/working_dir_files/*") if path.is_dir()]
+    assert uploads
+    for upload in uploads:
+        assert {"models", "operators", "pipelines", "trainers", "configs"} <= set(os.listdir(upload))
+        left_out = {"data", "runs", "tests", "docs", "benchmarks", ".venv", ".git", "weights"}
+        assert left_out.isdisjoint(os.listdir(upload))
+        assert sum(path.stat().st_size for path in upload.rglob("*") if path.is_file()) < 20_000_000
+
+
+def test_a_job_that_wants_more_than_there_is_fails_with_one_sentence(cluster, config):
+    """By the other way to start it."""
+    job = cluster.submit("python", "-m", "trainers.train", config, "--out", config.parent / "refused",
+                         "--set", "workers.num_workers=4")  # fmt: skip
+    assert job.returncode == 1
+    assert "workers want 4 CPUs, the cluster has 2. Lower workers.num_workers" in job.stdout
+    assert "Traceback" not in job.stdout
+    assert not (config.parent / "refused" / "metrics.jsonl").exists()

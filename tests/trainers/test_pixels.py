@@ -1,0 +1,272 @@
+"""What the graph does to pixels: against loops in numpy, image and masks together, on frames held in memory.
+
+Source of what is expected: TLTM specification 1.4 (motion by bilinear and nearest, 0 outside, then blur), CrossVIS 1.6,
+CiCo 1.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.inputs import InputConfig
+from operators.youtube_vis_data import Annotation, Category, Dataset, Video
+from trainers.augment import Blur, Changes, Window, blur_kernel, colour, motion_about
+from trainers.data import ClipLoader
+from trainers.frames import Draw, FrameAnnotations, FrameIndex
+from trainers.pixels import Parts, frame_pipe
+from trainers.prepared import boxes_of
+
+H, W = 48, 64
+PLAIN = InputConfig(short_side=H, long_side=W, channel_order="rgb", mean=(0, 0, 0), divisor=16)
+ALL = Parts(colour=True, motion=True, window=True)
+
+
+class Frames:
+    """A source of frames held in memory."""
+
+    stored = "frame"
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self.images = images
+
+    def read(self, frames: Sequence[FrameAnnotations]) -> dict[str, list[np.ndarray]]:
+        return {"frame": [self.images[frame.frame] for frame in frames]}
+
+    def close(self) -> None:
+        pass
+
+
+def runs(mask: np.ndarray) -> dict:
+    flat = mask.T.reshape(-1).astype(int)
+    changes = np.flatnonzero(np.diff(np.concatenate([[0], flat]))).tolist()
+    return {"size": list(mask.shape), "counts": np.diff([0, *changes, flat.size]).tolist()}
+
+
+def index_of(masks: Sequence[np.ndarray], frames: int = 1) -> FrameIndex:
+    """A video whose frames all show the same instances, their boxes tight."""
+    height, width = masks[0].shape
+    found = []
+    for id, mask in enumerate(masks, start=1):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        x, y = int(columns[0]), int(rows[0])
+        box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
+        found.append(Annotation(id, 1, 1, False, (runs(mask),) * frames, (box,) * frames, (int(mask.sum()),) * frames))
+    video = Video(1, width, height, frames, tuple(f"v/{t}.jpg" for t in range(frames)))
+    return FrameIndex(Dataset("memory", None, (video,), (Category(1, "thing"),), tuple(found), True))
+
+
+def load(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], changes: Sequence[Changes], *, config=PLAIN, parts=ALL,
+    flip: bool = False, boxes: str = "annotated",
+):  # fmt: skip
+    """One clip of these frames: its images (T, 3, Hp, Wp), its targets a frame."""
+    index = index_of(masks, len(images))
+    draw = Draw(tuple(index.videos[0]), (flip,) * len(images), changes=tuple(changes))
+    loader = ClipLoader(iter([draw]), index, config, batch=1, frames=len(images), device=torch.device("cpu"),
+                        source=Frames(images), parts=parts, boxes=boxes)  # fmt: skip
+    try:
+        batch = next(loader)
+    finally:
+        loader.close()
+    return torch.cat(batch.images), [slot[0] for slot in batch.targets]
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (H, W, 3), np.uint8)
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:H, :W] + 0.5
+    return (columns - x) ** 2 + (rows - y) ** 2 < radius**2
+
+
+def shown(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+# ------------------------------------------------------------------------------------------------------- one by one
+
+
+def test_frames_that_are_not_changed_are_as_they_came():
+    """In a graph that can do everything, beside a frame that everything is done to."""
+    motion, window = motion_about((9, 9), 9, 1, (3, 3)), Window(1.4, 0.3, 0.3)
+    everything = Changes(colour(brightness=9), motion, Blur(9, 9, 0.5), window)
+    one, mask = picture(), disc(30, 20, 9)
+    images, targets = load([one, one], [mask], [Changes(), everything])
+    np.testing.assert_array_equal(shown(images[0]), one)
+    np.testing.assert_array_equal(targets[0].masks[0].numpy(), mask)
+    assert np.abs(shown(images[1]) - one).mean() > 10
+    alone, _ = load([one], [mask], [Changes()], parts=Parts())
+    assert torch.equal(alone[0], images[0]), "what the graph can do besides makes no difference"
+
+
+@pytest.mark.parametrize("change", [
+    pytest.param({"brightness": 20.0}, id="brightness"), pytest.param({"contrast": -0.3}, id="contrast"),
+    pytest.param({"saturation": 0.5}, id="saturation"), pytest.param({"hue": 14.0}, id="hue"),
+    pytest.param({"brightness": -7.3, "contrast": 0.2, "saturation": -0.4, "hue": -40.0}, id="all"),
+])  # fmt: skip
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_colours_are_those_of_the_matrix(change, order):
+    """Of RGB, whatever the network takes: the release turned hues of BGR."""
+    one = picture()
+    config = InputConfig(short_side=H, long_side=W, channel_order=order, mean=(0, 0, 0), divisor=16)
+    images, _ = load([one], [disc(30, 20, 9)], [Changes(colour=colour(**change))], config=config)
+    expected = (np.concatenate([one, np.ones((H, W, 1))], axis=2) @ np.reshape(colour(**change), (3, 4)).T).clip(0, 255)
+    found = shown(images[0])[..., :: 1 if order == "rgb" else -1]
+    assert np.abs(found - expected).max() <= 0.501, "but for rounding"
+
+
+def warped(image: np.ndarray, motion: tuple[float, ...], nearest: bool) -> np.ndarray:
+    """Pixel by pixel: where each centre comes from; 0 outside."""
+    matrix = np.reshape(motion, (2, 3))
+    back, shift = np.linalg.inv(matrix[:, :2]), matrix[:, 2]
+    out = np.zeros(image.shape)
+    for y, x in product(range(H), range(W)):
+        u, v = back @ (np.array([x + 0.5, y + 0.5]) - shift)
+        if nearest:
+            column, row = int(np.floor(u)), int(np.floor(v))
+            out[y, x] = image[row, column] if 0 <= row < H and 0 <= column < W else 0
+            continue
+        u, v = u - 0.5, v - 0.5
+        for column, share_x in ((int(np.floor(u)), 1 - u % 1), (int(np.floor(u)) + 1, u % 1)):
+            for row, share_y in ((int(np.floor(v)), 1 - v % 1), (int(np.floor(v)) + 1, v % 1)):
+                if 0 <= row < H and 0 <= column < W:
+                    out[y, x] += share_x * share_y * image[row, column]
+    return out
+
+
+@pytest.mark.parametrize("motion", [
+    pytest.param(motion_about((32, 24), 0, 1, (5, -3)), id="whole pixels"),
+    pytest.param(motion_about((32, 24), 0, 1, (4.3, 2.6)), id="parts of pixels"),
+    pytest.param(motion_about((32, 24), 17, 1, (0, 0)), id="turned"),
+    pytest.param(motion_about((32, 24), -20, 1.1, (12.2, -9.1)), id="turned, scaled, shifted"),
+])
+def test_motion_is_bilinear_for_the_image_and_nearest_for_masks(motion):
+    one, masks = picture(), [disc(30, 20, 9), disc(40, 30, 12)]
+    images, targets = load([one], masks, [Changes(motion=motion)])
+    assert np.abs(shown(images[0]) - warped(one, motion, nearest=False)).max() <= 1, "rounding of places and of values"
+    for found, mask in zip(targets[0].masks.numpy(), masks, strict=True):
+        expected = warped(mask, motion, nearest=True).astype(bool)
+        assert (found != expected).mean() < 0.002, "but for ties"
+        assert expected.sum() > 100
+
+
+@pytest.mark.parametrize("blur", [Blur(7, 0, 0.0), Blur(9, 60, 0.8), Blur(9, 90, -1.0)], ids=str)
+def test_blur_is_the_sum_of_shifted_images(blur):
+    """The kernel lies on the image as it is written, not turned round; edges are mirrored."""
+    one, kernel = picture(), blur_kernel(blur)
+    middle = blur.size // 2
+    around = np.pad(one.astype(float), ((middle, middle), (middle, middle), (0, 0)), mode="reflect")
+    expected = sum(kernel[j, i] * around[j : j + H, i : i + W] for j, i in np.ndindex(kernel.shape))
+    images, targets = load([one], [disc(30, 20, 9)], [Changes(blur=blur)])
+    assert np.abs(shown(images[0]) - expected).max() <= 0.51
+    np.testing.assert_array_equal(targets[0].masks[0].numpy(), disc(30, 20, 9))
+
+
+def test_order_is_colour_then_motion_then_blur():
+    """Brightness does not reach what motion leaves empty; blur reaches over its edge."""
+    black = np.zeros((H, W, 3), np.uint8)
+    changes = Changes(colour(brightness=100), motion_about((0, 0), 0, 1, (20, 0)), Blur(9, 0, 0.0))
+    image = shown(load([black], [disc(30, 20, 9)], [changes])[0][0])[:, :, 0]
+    assert (image[:, :15] == 0).all() and (image[:, 25:] == 100).all()
+    assert 40 <= image[5, 19] <= 60 and (np.diff(image[5, 14:26]) >= 0).all()
+
+
+# ------------------------------------------------------------------------------------------------------------ windows
+
+
+def test_a_shrunk_frame_lies_at_the_top_left():
+    images, (targets,) = load([np.full((H, W, 3), 200, np.uint8)], [disc(32, 24, 16)],
+                              [Changes(window=Window(0.5, 0.7, 0.7))])  # fmt: skip
+    assert images.shape[-2:] == (32, 32), "24 x 32, padded"
+    assert (images[0, :, :24] == 200).all() and not images[0, :, 24:].any()
+    assert targets.boxes[0].tolist() == [8, 4, 24, 20]
+    assert boxes_of(targets.masks)[0].tolist() == [8, 4, 24, 20]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_enlarged_frame_is_cut_to_its_size(flip):
+    """Twice the size, from (left, top) = (16, 12): a box of 16..48 x 8..40 becomes 16..64 x 4..48, clipped."""
+    one = np.repeat(np.repeat(picture()[: H // 2, : W // 2], 2, axis=0), 2, axis=1)
+    mask = np.zeros((H, W), bool)
+    mask[8:40, 16:48] = True
+    images, (targets,) = load([one], [mask], [Changes(window=Window(2.0, 16 / 65 + 1e-6, 12 / 49 + 1e-6))], flip=flip)
+    assert images.shape[-2:] == (H, W)
+    expected = np.array([[16, 4, 64, 48]])
+    if flip:
+        expected = np.array([[W - 64, 4, W - 16, 48]])
+    assert targets.boxes.tolist() == expected.tolist() == boxes_of(targets.masks).tolist()
+    large = np.asarray(Image.fromarray(one).resize((2 * W, 2 * H), Image.Resampling.BILINEAR), float)
+    found = shown(images[0])[:, ::-1] if flip else shown(images[0])
+    assert np.abs(found - large[12 : 12 + H, 16 : 16 + W]).max() <= 1.5
+
+
+# ---------------------------------------------------------------------------------------------------------- together
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_image_and_masks_stay_together_under_everything(flip, antialias):
+    """Red, green and blue discs on black: what is of a disc's colour is its mask, whatever is done. Resized by a factor
+    that is no whole number."""
+    masks = [disc(20, 20, 11), disc(44, 18, 9), disc(36, 36, 10)]
+    masks[2] &= ~masks[0] & ~masks[1]
+    one = np.zeros((H, W, 3), np.uint8)
+    for channel, mask in enumerate(masks):
+        one[mask, channel] = 255
+    config = InputConfig(short_side=67, long_side=200, channel_order="rgb", mean=(0, 0, 0), antialias=antialias)
+    changes = [Changes(), Changes(motion=motion_about((W / 2, H / 2), 14, 1, (4, -3))),
+               Changes(motion=motion_about((W / 2, H / 2), -9, 1.2, (-6, 2)), window=Window(1.3, 0.4, 0.6)),
+               Changes(window=Window(0.6, 0, 0))]  # fmt: skip
+    images, targets = load([one] * 4, masks, changes, config=config, flip=flip)
+    for t, (image, frame) in enumerate(zip(images, targets, strict=True)):
+        for channel, mask in enumerate(frame.masks):
+            lit = image[channel] > 127
+            overlap = (lit & mask).sum() / (lit | mask).sum()
+            assert overlap > 0.93 and mask.sum() > 100, (t, channel, float(overlap))
+
+
+def test_boxes_are_the_moved_hull_or_those_of_the_masks():
+    mask = disc(30, 20, 10)
+    changes = [Changes(motion=motion_about((30, 20), 45, 1, (6, 0)))]
+    hull, tight = (load([picture()], [mask], changes, boxes=boxes)[1][0].boxes[0].tolist()
+                   for boxes in ("annotated", "masks"))  # fmt: skip
+    reach = 10 * 2**0.5
+    assert hull == pytest.approx([36 - reach, 20 - reach, 36 + reach, 20 + reach], abs=1e-3)
+    assert tight == pytest.approx([26, 10, 46, 30], abs=1), "a disc turned is a disc"
+
+
+def test_boxes_of_masks():
+    masks = torch.zeros(3, 6, 8, dtype=torch.bool)
+    masks[1, 2:5, 3:4], masks[2] = True, True
+    assert boxes_of(masks).tolist() == [[0, 0, 0, 0], [3, 2, 4, 5], [0, 0, 8, 6]]
+    assert boxes_of(masks[:0]).shape == (0, 4)
+
+
+def test_moved_masks_are_exclusive_where_asked():
+    large, small = disc(30, 24, 16), disc(36, 24, 8)
+    for exclusive in (False, True):
+        changes = [Changes(motion=motion_about((30, 24), 0, 1, (2, 0)), exclusive=exclusive)]
+        first, second = load([picture()], [large, small], changes)[1][0].masks
+        assert bool((first & second).any()) is not exclusive and second.sum() == small.sum()
+
+
+# -------------------------------------------------------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize("stored", ["jpeg", "frame", "video"])
+@pytest.mark.parametrize("parts", [{}, {"colour": True}, {"motion": True}, {"window": True},
+                                   {"colour": True, "motion": True, "window": True}], ids=str)  # fmt: skip
+def test_the_graph_of_a_gpu_can_be_made(stored, parts):
+    """Serialising checks the names of operators and arguments; building would need the driver."""
+    settings = {"batch_size": 2, "num_threads": 1, "device_id": None}
+    here, there = (
+        frame_pipe(PLAIN, Parts(stored, **parts), device, **settings).serialize() for device in ("cpu", "gpu"))
+    assert b"\x03gpu" not in here and b"\x03gpu" in there
+    assert there.count(b"mixed") == (stored != "frame") + here.count(b"mixed"), "the decoder"

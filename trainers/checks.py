@@ -1,0 +1,100 @@
+"""What can be known to be wrong before anything is trained.
+
+In:     a run's settings, those of its network, the file they come from
+Out:    nothing; or one error that names file, key, what came and what was expected
+State:  none; reads, writes nothing
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import torch
+
+from models import NETWORKS
+from models.targets import ClipBatch, PairBatch, StillBatch
+from operators.errors import ConfigError, DatasetError
+from operators.weights import read_weights, start_from
+from pipelines.networks import NetworkSpec
+from trainers.config import TrainConfig
+from trainers.evaluating import check_evaluation
+from trainers.feeding import read_index
+from trainers.frames import FrameIndex
+from trainers.step import make_optimizer
+from trainers.videos import check_videos
+
+BATCHES = {"pairs": PairBatch, "clips": ClipBatch, "stills": StillBatch}
+"""What the samples of each kind come as."""
+
+
+def check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None:
+    """Raises ConfigError where the network does not learn from such samples, or has not the parts that are named."""
+    made = NETWORKS[network.name][0]
+    hint = get_type_hints(made.forward)["batch"]
+    taken = get_args(hint) or (hint,)
+    if BATCHES[config.data.kind] not in taken:
+        kinds = " or ".join(f"'{kind}'" for kind, batch in BATCHES.items() if batch in taken)
+        raise ConfigError(f"{where}, data.kind: '{config.data.kind}', but the network '{network.name}' learns from "
+                          f"{kinds}.")
+    if config.optimizer.parts:
+        try:
+            with torch.device("meta"):
+                make_optimizer(made(network.config), config.optimizer)
+        except ValueError as error:
+            raise ConfigError(f"{where}, {error}") from error
+
+
+def check_start(config: TrainConfig, network: NetworkSpec) -> None:
+    """Raises CheckpointError where `start_from` cannot begin this network."""
+    if config.start_from is not None:
+        state = read_weights(Path(config.start_from)).state
+        start_from(NETWORKS[network.name][0](network.config), state, config.start_from)
+
+
+def check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None:
+    """Raises DatasetError for annotations that cannot be used and images that are not there, ConfigError for a network
+    of another number of classes."""
+    data = config.data
+    for key, path in data.paths.items():
+        if not Path(path).exists():
+            hint = f" Make it by: {data.made_by}" if data.made_by else ""
+            raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
+    index = read_index(data)
+    dataset = index.dataset
+    if len(dataset.categories) != network.config.num_classes:
+        raise ConfigError(
+            f"{network.where}, model.num_classes: {network.config.num_classes}, but {data.annotations} has "
+            f"{len(dataset.categories)} categories."
+        )
+    if data.videos is None:
+        check_images(index)
+    else:
+        check_videos(index, Path(data.videos))
+    if config.evaluation is not None:
+        check_evaluation(config.evaluation, dataset, where)
+
+
+def check_images(index: FrameIndex) -> None:
+    """Raises DatasetError where frames that samples are drawn from are not there. Lists every folder once: to ask for
+    each file by itself takes minutes on a network's storage."""
+    wanted: dict[Path, list[str]] = defaultdict(list)
+    for frames in index.videos:
+        for one in frames:
+            path = index.dataset.frame_path(one.video, one.frame)
+            wanted[path.parent].append(path.name)
+    missing: list[Path] = []
+    for folder, names in wanted.items():
+        try:
+            there = set(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            there = set()
+        missing += [folder / name for name in names if name not in there]
+    if missing:
+        total = sum(map(len, wanted.values()))
+        raise DatasetError(
+            f"{index.dataset.path}: {len(missing)} of {total} annotated frames are not there, the first is "
+            f"{missing[0]}. `maskstream dataset check` names all that is wrong with a dataset."
+        )
