@@ -37,17 +37,7 @@ def open_coco(path: Path, image_root: Path | None = None, frames: int = 1) -> Tr
     if not 1 <= frames <= MAX_COPIES:
         raise ConfigError(f"--frames {frames}: expected 1 to {MAX_COPIES} frames of a still.")
     path = Path(path)
-    raw = read_json(path, "a COCO instances file")
-    if not isinstance(raw, dict):
-        raise DatasetError(f"{path}: holds {reprlib.repr(raw)}; expected an object with images, annotations and "
-                           f"categories.")  # fmt: skip
-    images = [_image(entry, f"{path}: images[{i}]") for i, entry in enumerate(_list(raw, "images", path))]
-    categories = [_category(entry, f"{path}: categories[{i}]")
-                  for i, entry in enumerate(_list(raw, "categories", path))]                      # fmt: skip
-    _unique((entry["id"] for entry in images), f"{path}: image id")
-    _unique((category.id for category in categories), f"{path}: category id")
-    objects = _by_image(raw, path, {entry["id"] for entry in images}, {category.id for category in categories})
-    images.sort(key=lambda entry: entry["id"])
+    images, categories, objects = _read(path)
     stems = unique_names([PurePosixPath(entry["file_name"]).stem for entry in images])
     names = {entry["id"]: name for entry, name in zip(images, stems, strict=True)}
     notes = Notes()
@@ -61,8 +51,7 @@ def open_coco(path: Path, image_root: Path | None = None, frames: int = 1) -> Tr
                              (entry["file_name"],) * frames, tuple(tracks))                       # fmt: skip
 
     root = find_images(path, [entry["file_name"] for entry in images], image_root)
-    ordered = tuple(sorted(categories, key=lambda category: category.id))
-    return Truth(path, ordered, len(images), root, videos, notes, names)
+    return Truth(path, categories, len(images), root, videos, notes, names)
 
 
 def read_stills(path: Path | str, image_root: Path | str | None = None) -> Dataset:
@@ -72,6 +61,18 @@ def read_stills(path: Path | str, image_root: Path | str | None = None) -> Datas
     another size. With `image_root`, the first image must be there. Raises DatasetError naming file, image, annotation.
     """
     path = Path(path)
+    images, categories, objects = _read(path)
+    root = None if image_root is None else Path(image_root)
+    if root is not None and images and not (root / images[0]["file_name"]).is_file():
+        raise DatasetError(f"{path}: image {images[0]['id']}: {images[0]['file_name']} is not in {root}. Is this the "
+                           "right image root?")  # fmt: skip
+    videos = tuple(Video(e["id"], e["width"], e["height"], 1, (e["file_name"],)) for e in images)
+    found = tuple(_still(o, path) for entry in images for o in objects.get(entry["id"], ()))
+    return Dataset(path, root, videos, categories, found, True)
+
+
+def _read(path: Path) -> tuple[list[dict], tuple[Category, ...], dict[int, list[dict]]]:
+    """Images and categories by ascending id, and the annotations of each image by its id; all checked."""
     raw = read_json(path, "a COCO instances file")
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: holds {reprlib.repr(raw)}; expected an object with images, annotations and "
@@ -83,13 +84,7 @@ def read_stills(path: Path | str, image_root: Path | str | None = None) -> Datas
     _unique((category.id for category in categories), f"{path}: category id")
     objects = _by_image(raw, path, {entry["id"] for entry in images}, {category.id for category in categories})
     images.sort(key=lambda entry: entry["id"])
-    root = None if image_root is None else Path(image_root)
-    if root is not None and images and not (root / images[0]["file_name"]).is_file():
-        raise DatasetError(f"{path}: image {images[0]['id']}: {images[0]['file_name']} is not in {root}. Is this the "
-                           "right image root?")  # fmt: skip
-    videos = tuple(Video(e["id"], e["width"], e["height"], 1, (e["file_name"],)) for e in images)
-    found = tuple(_still(o, path) for entry in images for o in objects.get(entry["id"], ()))
-    return Dataset(path, root, videos, tuple(sorted(categories, key=lambda category: category.id)), found, True)
+    return images, tuple(sorted(categories, key=lambda category: category.id)), objects
 
 
 def _still(entry: dict, path: Path) -> Annotation:
