@@ -12,20 +12,7 @@ import pytest
 import torch
 
 from models.roi_align import _torchvision, plain_roi_align, roi_align
-
-
-def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
-    """(C, H, W) at (y, x), legacy rules: 0 beyond a cell from the map, else held at its rim.  -> (C,)"""
-    h, w = feature.shape[1:]
-    if y < -1 or y > h or x < -1 or x > w:
-        return np.zeros(len(feature))
-    y, x = min(max(y, 0.0), h - 1.0), min(max(x, 0.0), w - 1.0)
-    top, left = int(y), int(x)
-    bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
-    dy, dx = y - top, x - left
-    above = (1 - dx) * feature[:, top, left] + dx * feature[:, top, right]
-    below = (1 - dx) * feature[:, bottom, left] + dx * feature[:, bottom, right]
-    return (1 - dy) * above + dy * below
+from tests.models.naive_maps import bilinear
 
 
 def naive(features, boxes, image, size, scale, samples, half_pixel) -> np.ndarray:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tests.models.naive_maps import bilinear
+
 
 def sigmoid(z: float) -> float:
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
@@ -20,20 +22,6 @@ def level(box: Sequence[float], area: float) -> int:
     """2.6: clamp(ceil(5 - log2(A_image / A_box)), 3, 5)."""
     own = (box[2] - box[0]) * (box[3] - box[1])
     return 3 if own == 0 else min(max(math.ceil(5 - math.log2(area / own)), 3), 5)
-
-
-def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
-    """(C, H, W) at (y, x): 0 beyond a cell from the map, else held at its rim.  -> (C,)"""
-    h, w = feature.shape[1:]
-    if y < -1 or y > h or x < -1 or x > w:
-        return np.zeros(len(feature))
-    y, x = min(max(y, 0.0), h - 1.0), min(max(x, 0.0), w - 1.0)
-    top, left = int(y), int(x)
-    bottom, right = min(top + 1, h - 1), min(left + 1, w - 1)
-    dy, dx = y - top, x - left
-    above = (1 - dx) * feature[:, top, left] + dx * feature[:, top, right]
-    below = (1 - dx) * feature[:, bottom, left] + dx * feature[:, bottom, right]
-    return (1 - dy) * above + dy * below
 
 
 def roi_align(feature: np.ndarray, box: Sequence[float], size: int, scale: float) -> np.ndarray:

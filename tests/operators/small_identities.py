@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -135,3 +136,23 @@ def small_iai_maskrcnn(num_slots: int = 6, seed: int = 0, **changes) -> IAIMaskR
             network.identity_head.logits.weight.mul_(0.5)
             network.identity_head.logits.bias[-1] -= 3
     return network.eval()
+
+
+def clip(network, seed: int, stream: str = "s", frames: int = 9) -> list:
+    """A still picture under changing noise: what is seen changes from frame to frame, but not all of it."""
+    generator = torch.Generator().manual_seed(seed)
+    still = torch.randn(1, 3, 64, 64, generator=generator)
+    images = still + 0.5 * torch.randn(frames, 3, 64, 64, generator=generator)
+    with torch.inference_mode():
+        levels = network.features(images)
+    return [replace(frame(t, stream), levels=tuple(level[t] for level in levels)) for t in range(frames)]
+
+
+def run(identify, records: list, per_call: int = 1) -> list:
+    """Detections, frame by frame, of streams that are opened here."""
+    for stream in {record.info.stream for record in records}:
+        identify.open(stream)
+    out = []
+    for begin in range(0, len(records), per_call):
+        out += identify(records[begin : begin + per_call])
+    return out

@@ -14,7 +14,7 @@ from operators.identities import IdentityDetectConfig
 from operators.identity_memory import from_bytes
 from operators.masks import EncodeMasks, decode_masks
 from tests.operators.identity_oracle import Ambiguous, Naive
-from tests.operators.small_identities import Scripted, frame, random_said, small_iai, stage
+from tests.operators.small_identities import Scripted, clip, frame, random_said, run, small_iai, stage
 from tests.pipelines.contract import check_stream_stage, plain
 
 DETECT = IdentityDetectConfig(min_class=0.3, min_identity=0.5, max_per_level=9, max_iou=0.7, max_per_frame=4)
@@ -87,26 +87,6 @@ EASY = IdentityDetectConfig(min_class=0.05, min_identity=0.05, max_iou=0.7, max_
 def network():
     torch.set_num_threads(1)
     return small_iai(seed=6)
-
-
-def clip(network, seed: int, stream: str = "s", frames: int = 9) -> list:
-    """A still picture under changing noise: what is seen changes from frame to frame, but not all of it."""
-    generator = torch.Generator().manual_seed(seed)
-    still = torch.randn(1, 3, 64, 64, generator=generator)
-    images = still + 0.5 * torch.randn(frames, 3, 64, 64, generator=generator)
-    with torch.inference_mode():
-        levels = network.features(images)
-    return [replace(frame(t, stream), levels=tuple(level[t] for level in levels)) for t in range(frames)]
-
-
-def run(identify, records: list, per_call: int = 1) -> list:
-    """Detections, frame by frame, of streams that are opened here."""
-    for stream in {record.info.stream for record in records}:
-        identify.open(stream)
-    out = []
-    for begin in range(0, len(records), per_call):
-        out += identify(records[begin : begin + per_call])
-    return out
 
 
 def test_a_clip_has_identities_that_last(network):

@@ -18,7 +18,7 @@ from operators.identities import rank_weights
 from operators.identity_regions import RegionIdentityConfig, find_region_identities, paste
 from operators.masks import EncodeMasks, decode_masks, encode_box_masks
 from operators.records import FrameDetections
-from tests.operators.small_identities import PADDED, frame, small_iai_maskrcnn, stage
+from tests.operators.small_identities import PADDED, clip, frame, run, small_iai_maskrcnn, stage
 from tests.operators.test_nms import naive
 from tests.pipelines.contract import check_stream_stage, plain
 
@@ -200,25 +200,6 @@ def network():
     return small_iai_maskrcnn(seed=6)
 
 
-def clip(network, seed: int, stream: str = "s", frames: int = 8) -> list:
-    """A still picture under changing noise: what is seen changes from frame to frame, but not all of it."""
-    generator = torch.Generator().manual_seed(seed)
-    still = torch.randn(1, 3, 64, 64, generator=generator)
-    pictures = still + 0.5 * torch.randn(frames, 3, 64, 64, generator=generator)
-    with torch.inference_mode():
-        levels = network.features(pictures)
-    return [replace(frame(t, stream), levels=tuple(level[t] for level in levels)) for t in range(frames)]
-
-
-def run(identify, records: list, per_call: int = 1) -> list:
-    for stream in {record.info.stream for record in records}:
-        identify.open(stream)
-    out = []
-    for begin in range(0, len(records), per_call):
-        out += identify(records[begin : begin + per_call])
-    return out
-
-
 def test_a_clip_has_identities_that_last(network):
     """What the other tests of this part stand on: tracks are found again, and new ones come."""
     ids = [record.detections.track_ids.tolist() for record in run(stage(network, EASY, mode="paper"), clip(network, 0))]
@@ -238,7 +219,7 @@ def test_it_keeps_the_contract_of_stages(network, settings):
 @pytest.mark.parametrize("batch_streams", [1, 3])
 def test_two_streams_interleaved_equal_each_alone(network, batch_streams):
     settings = {"mode": "stream", "batch_streams": batch_streams, "max_stored": 3, "stale_s": 0.3}
-    clips = {name: clip(network, seed, name) for seed, name in enumerate("ab", start=2)}
+    clips = {name: clip(network, seed, name, frames=8) for seed, name in enumerate("ab", start=2)}
     alone = {name: run(stage(network, EASY, **settings), records) for name, records in clips.items()}
     waiting = {name: iter(records) for name, records in clips.items()}
     together = run(stage(network, EASY, **settings), [next(waiting[name]) for name in "aaabbabbababaabb"], per_call=5)

@@ -13,10 +13,11 @@ import yaml
 from tensorboardX.proto import event_pb2
 
 from operators.errors import ConfigError, DatasetError
-from operators.shapes import CATEGORIES, ShapesConfig, write_youtube_vis
+from operators.shapes import ShapesConfig, write_youtube_vis
 from operators.weights import read_weights
 from operators.youtube_vis_data import read_dataset
 from pipelines.evaluation import EvaluationPlan, evaluate_network
+from tests.trainers.small_runs import NETWORK
 from trainers.config import EvaluationConfig
 from trainers.evaluating import check_evaluation, read_evaluations
 from trainers.job import BEST_FILE, WEIGHTS_FILE
@@ -26,11 +27,6 @@ from trainers.train import claim, make_job
 
 CLIPS = ShapesConfig(width=125, height=75, num_frames=4, min_objects=3, max_objects=4, min_classes=2, num_twins=0,
                      full_occlusions=0, re_entries=0)  # fmt: skip
-NETWORK = {"network": "crossvis", "model": {
-    "num_classes": len(CATEGORIES), "input": {"short_side": 64, "long_side": 96},
-    "backbone": {"blocks": [1, 1, 1, 1], "stem_channels": 8, "mid_channels": 4, "norm": "batch", "frozen_stages": 0},
-    "channels": 16, "fcos": {"tower_convs": 1, "groups": 4, "size_bounds": [16, 32, 64, 128]}, "mask_channels": 8,
-    "embedding_dim": 8, "gradient_gate": 1.0}}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

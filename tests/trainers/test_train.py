@@ -34,6 +34,7 @@ from operators.shapes import CATEGORIES, ShapesConfig, write_youtube_vis
 from operators.weights import read_weights
 from operators.youtube_vis_data import read_dataset
 from pipelines.networks import load_network, read_network
+from tests.trainers.small_runs import NETWORK
 from trainers import checkpoint
 from trainers.curves import read_metrics
 from trainers.data import PairLoader
@@ -51,11 +52,6 @@ CLIPS = ShapesConfig(
     width=125, height=75, num_frames=6, min_objects=3, max_objects=4, min_classes=2, num_twins=0, full_occlusions=0,
     re_entries=0,
 )  # fmt: skip
-NETWORK = {"network": "crossvis", "model": {
-    "num_classes": len(CATEGORIES), "input": {"short_side": 64, "long_side": 96},
-    "backbone": {"blocks": [1, 1, 1, 1], "stem_channels": 8, "mid_channels": 4, "norm": "batch", "frozen_stages": 0},
-    "channels": 16, "fcos": {"tower_convs": 1, "groups": 4, "size_bounds": [16, 32, 64, 128]}, "mask_channels": 8,
-    "embedding_dim": 8, "gradient_gate": 1.0}}  # fmt: skip
 OPTIMIZER = {"learning_rate": 0.01, "momentum": 0.9, "warmup_steps": 2, "decay_at": [0.7], "average_decay": 0.15}
 STEPS, PAIRS, SEED = 4, 4, 7
 MADE_BY = "maskstream shapes --out here --clips 3"
