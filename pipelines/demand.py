@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from operators.errors import GraphError
-from pipelines.graph import Graph, Placement, RunContext
+from pipelines.graph import Graph, RunContext
+from pipelines.placement import Placement
 
 Node = Mapping[str, float]
 ROUNDING = 1e-6

@@ -25,8 +25,8 @@ from operators.sources import Source
 from pipelines.composing import Pulls, Takes
 from pipelines.drive import InOrder, Result
 from pipelines.graph import Graph
-from pipelines.group import Failure
 from pipelines.recovery import Recoverer
+from pipelines.reports import Failure
 from pipelines.snapshots import SnapshotStore
 from pipelines.status import Ledger, Status
 from pipelines.streams import (

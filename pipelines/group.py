@@ -25,10 +25,8 @@ import torch
 from operators.errors import StageError
 from operators.records import FrameFault, Pull, StreamEnd
 from pipelines.graph import RunContext, StageKind, StageSpec
-from pipelines.reports import Failure, Report, Span, Tally, stream_of
+from pipelines.reports import Failure, Report, Tally, stream_of
 from pipelines.stage import StreamStage
-
-__all__ = ["Failure", "Report", "Span", "StageGroup", "stream_of"]
 
 
 class StageGroup:

@@ -19,8 +19,9 @@ from typing import Any
 from operators.records import Pull
 from operators.sources import Source
 from pipelines.graph import RunContext, StageSpec
-from pipelines.group import Failure, Report, StageGroup, stream_of
+from pipelines.group import StageGroup
 from pipelines.local import num_threads
+from pipelines.reports import Failure, Report, stream_of
 from pipelines.streams import Outcome, Part
 from pipelines.weight import compact
 

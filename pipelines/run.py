@@ -26,10 +26,10 @@ from operators.errors import ConfigError, SourceError
 from operators.sources import Source
 from pipelines.drive import Result, Watch
 from pipelines.graph import Graph, RunContext
-from pipelines.group import Report
 from pipelines.local import run_local
 from pipelines.manifest import Manifest
 from pipelines.outputs import Files, Outputs
+from pipelines.reports import Report
 from pipelines.status import OnStatus, Status
 from pipelines.stream_outputs import SourceSummary
 

@@ -11,8 +11,8 @@ from operators.errors import CheckpointError, GraphError
 from operators.records import StreamEnd
 from pipelines.actors import run_actors
 from pipelines.graph import Graph, RunContext
-from pipelines.group import Report
 from pipelines.local import run_local
+from pipelines.reports import Report
 from tests.pipelines.small_stages import graph, source, told
 
 ALL = ["unpack", "paint", "window", "total"]

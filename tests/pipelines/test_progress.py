@@ -13,8 +13,8 @@ from rich.console import Console
 from operators.records import FrameInfo, FrameTracks, StreamEnd
 from operators.sources import Source
 from pipelines import progress
-from pipelines.group import Report
 from pipelines.progress import Forecast, View
+from pipelines.reports import Report
 from pipelines.run import Meter
 from pipelines.status import GroupStatus, Status
 from pipelines.stream_outputs import SourceSummary

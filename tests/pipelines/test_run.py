@@ -17,9 +17,9 @@ from operators.formats import Categories
 from operators.records import FrameTracks
 from operators.sources import UnusableSource
 from pipelines.graph import Graph, RunContext
-from pipelines.group import Report
 from pipelines.outputs import Outputs
 from pipelines.progress import View
+from pipelines.reports import Report
 from pipelines.run import Interrupts, Meter, Observer, RunSummary, run
 from pipelines.show import MAX_ROWS, print_summary
 from pipelines.stream_outputs import SourceSummary
