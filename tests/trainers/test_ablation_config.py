@@ -171,9 +171,9 @@ def test_the_shipped_ablation_of_iai_compares_what_its_paper_compares(tmp_path):
     modules = {row.variant for row in config.tables["modules"].rows}
     assert {run.seed for run in runs if run.variant in modules} == {0, 1, 2}
     wanted = {  # identities, local, global, class, loss, tracks by
-        "none": (False, False, False, True, "focal", "cosine_iou"),
+        "none": (False, False, False, True, False, "cosine_iou"),
         "identification": (True, False, False, True, "focal", "identities"),
-        "association": (False, True, True, True, "focal", "cosine_iou"),
+        "association": (False, True, True, True, False, "cosine_iou"),
         "both": (True, True, True, True, "focal", "identities"),
         "local_class": (True, True, False, True, "focal", "identities"),
         "global_class": (True, False, True, True, "focal", "identities"),
@@ -187,7 +187,8 @@ def test_the_shipped_ablation_of_iai_compares_what_its_paper_compares(tmp_path):
         block = spec.config.association
         rule = association_of(load_graph(run.graph, STAGES), spec)
         assert wanted[run.variant] == (
-            spec.config.use_id, block.use_local, block.use_global, block.use_cls_projector, spec.config.id_loss, rule
+            spec.config.use_id, block.use_local, block.use_global, block.use_cls_projector,
+            spec.config.use_id and spec.config.id_loss, rule,
         ), run.variant  # fmt: skip
 
 
