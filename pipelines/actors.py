@@ -52,13 +52,13 @@ def run_actors(
         placed = graph.placed(*totals(nodes, context))
         check_demand(placed, nodes, context)
         check_transports(placed)
-        with _store(placed) as store, _crew(placed, context) as crew:
+        with _store(placed, context.mark) as store, _crew(placed, context) as crew:
             yield from _run(Flow(placed, sources, store), crew, watch, on_status)
 
 
 @contextmanager
-def _store(graph: Graph) -> Iterator[SnapshotStore]:
-    store = open_store(graph.recovery.store)
+def _store(graph: Graph, mark: str | None) -> Iterator[SnapshotStore]:
+    store = open_store(graph.recovery.store, mark)
     try:
         yield store
     finally:

@@ -45,6 +45,8 @@ class RunContext:
     """Reports tell when each stage worked on which frames (`Report.spans`)."""
     metrics: bool = False
     """On Ray: actors count what they do on Ray's Prometheus port (pipelines/metrics.py)."""
+    mark: str | None = None
+    """On Ray: the name under which the run's snapshots lie where they outlive it; None for one that nobody knows."""
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,21 @@ Killed outright at any moment and run again, it leaves the same bytes as if it h
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 from operators.errors import ConfigError, SourceError
+from operators.replacing import replacing
 from operators.sources import Source
 from pipelines.drive import Result, Watch
 from pipelines.graph import Graph, RunContext
@@ -32,6 +36,9 @@ from pipelines.outputs import Files, Outputs
 from pipelines.reports import Report
 from pipelines.status import OnStatus, Status
 from pipelines.stream_outputs import SourceSummary
+
+MARK_FILE = ".snapshots"
+"""In the folder of a run on Ray whose snapshots outlive it: under which name they lie."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,12 @@ def run(
     files = Files(outputs, sources, manifest, unusable)
     observer.began(files.remaining, files.summaries())
     each = _each_report((meter.add, *watches))
-    results = start(graph, _handed_out(files, observer), context, each, observer.status)
-    if not files.remaining:
-        results = (result for result in ())  # no weights are loaded, no cluster is started
-    with interrupts, closing(results), files:  # files first: actors and clusters take their time
-        _write(interrupts.each(results), files, observer, meter)
+    with _mark_of_snapshots(outputs.directory, graph, executor) as mark:
+        results = start(graph, _handed_out(files, observer), replace(context, mark=mark), each, observer.status)
+        if not files.remaining:
+            results = (result for result in ())  # no weights are loaded, no cluster is started
+        with interrupts, closing(results), files:  # files first: actors and clusters take their time
+            _write(interrupts.each(results), files, observer, meter)
     rows = files.summaries()
     frames = sum(row.frames + row.faults for row in rows if not row.before)
     return RunSummary(rows, dict(meter.seconds), frames, meter.start_s, meter.wall_s, interrupts.number)
@@ -101,6 +109,27 @@ def replicated(graph: Graph, replicas: int | None) -> Graph:
     except ValueError as error:
         raise ConfigError(f"--replicas {replicas}: {error}") from error
     return replace(graph, placement=placement, batching=batching)
+
+
+@contextmanager
+def _mark_of_snapshots(directory: Path, graph: Graph, executor: str) -> Iterator[str | None]:
+    """Under which name the run keeps snapshots where they outlive it: that of the run before into this folder if it was
+    killed, so that what it left is removed with what this one leaves."""
+    if executor != "ray" or graph.recovery.store == "object_store":
+        yield None
+        return
+    path = directory / MARK_FILE
+    try:
+        found = path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+        mark = found if re.fullmatch(r"[0-9a-f]{32}", found) else uuid.uuid4().hex
+        with replacing(path) as part:
+            part.write_text(mark, encoding="ascii")
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be written: {error.strerror}.") from error
+    try:
+        yield mark
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _handed_out(files: Files, observer: Observer) -> Iterator[Source]:

@@ -18,9 +18,10 @@ from operators.records import FrameTracks
 from operators.sources import UnusableSource
 from pipelines.graph import Graph, RunContext
 from pipelines.outputs import Outputs
+from pipelines.placement import Recovery
 from pipelines.progress import View
 from pipelines.reports import Report
-from pipelines.run import Interrupts, Meter, Observer, RunSummary, run
+from pipelines.run import MARK_FILE, Interrupts, Meter, Observer, RunSummary, run
 from pipelines.show import MAX_ROWS, print_summary
 from pipelines.stream_outputs import SourceSummary
 from tests.pipelines.small_stages import Total, TotalConfig, graph, source
@@ -221,3 +222,24 @@ def test_a_cut_run_says_by_which_signal(outputs):
     told = io.StringIO()
     print_summary(RunSummary((), {}, 0, 0.0, 0.0, signal.SIGTERM), outputs, Console(file=told, width=100))
     assert "Stopped early, by SIGTERM." in told.getvalue()
+
+
+def test_snapshots_that_a_killed_run_left_go_with_the_next(cluster, outputs, tmp_path):
+    """They lie under a name that stands in the folder of results until a run into it has come to its end."""
+    where, mark = tmp_path / "snapshots", "0123456789abcdef" * 2
+    left = where / mark / "a-0000000000000000" / "000000000002.snapshot"
+    for path, text in ((left, "torn"), (where / "another run" / "kept", ""), (outputs.directory / MARK_FILE, mark)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    seen = set()
+
+    class Looking(Observer):
+        def saw(self, result, meter):
+            seen.update(path.name[:2] for path in (where / mark).iterdir())
+
+    settings = graph(batching={"streams": 1, "frames": 2})
+    settings = replace(settings, recovery=Recovery(snapshot_every=2, store=str(where)))
+    summary = run([source("a", length=9), source("b", length=9)], [], settings, CPU, outputs, "ray", observer=Looking())
+    assert summary.exit_code == 0 and {"a-", "b-"} <= seen
+    assert [path.name for path in where.iterdir()] == ["another run"]
+    assert not (outputs.directory / MARK_FILE).exists()
