@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import runpy
+from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +15,10 @@ import yaml
 from models.crossvis import CrossVIS
 from operators.weights import save_weights
 from pipelines.config import CHECKOUT
+from pipelines.graph import parse_graph
 from pipelines.networks import as_plain, read_network, trainable_network
+from pipelines.placement import Batching, Placement, Recovery, Strategy
+from pipelines.stages import STAGES
 
 SHIPPED = "configs/networks/crossvis_r50.yaml"
 
@@ -57,3 +62,21 @@ def test_a_trainable_network_has_the_proxies_of_its_file(thin):
     assert trained.training and trained.proxies.proxies.weight.shape == (30, 32)
     torch.manual_seed(0)
     assert torch.equal(trained.proxies.proxies.weight, CrossVIS(spec.config, 30).proxies.proxies.weight)
+
+
+def test_every_key_of_a_graph_file_is_explained():
+    text = (CHECKOUT / "docs/graph.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    mapping = yaml.safe_load(example)
+    graph = parse_graph(mapping, STAGES, "docs/graph.md")
+    for settings, section in ((Placement, "placement"), (Batching, "batching"), (Recovery, "recovery")):
+        rows = re.search(rf"## {section}:.*?\n\|---.*?\n(.*?)\n\n", text, re.S)[1].splitlines()
+        told = {re.match(r"\| `(\w+)` \|", row)[1]: row.split("|")[-2].strip() for row in rows}
+        assert list(told) == [field.name for field in fields(settings)]
+        for field in fields(settings):
+            if field.default is not MISSING:
+                assert told[field.name] == str(field.default), field.name
+        used = {key for group in mapping[section] for key in group} if section == "placement" else set(mapping[section])
+        assert used == set(told), "the example uses every key"
+    assert mapping["strategy"] == graph.strategy
+    assert all(f"`{strategy}`" in text for strategy in get_args(Strategy))
