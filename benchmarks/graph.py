@@ -258,14 +258,12 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cpus(), help="of torch, in each process")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     args = parser.parse_args(words)
+    args.size = size_of(parser, args.size)
     try:
-        args.size = tuple(int(side) for side in args.size.split("x"))
         args.streams = tuple(int(count) for count in args.streams.split(","))
     except ValueError:
-        parser.error("--size is height x width, as in 360x640, --streams numbers, as in 1,4,16")
+        parser.error("--streams: expected numbers, as in 1,4,16")
     args.ways = tuple(args.ways.split(","))
-    if len(args.size) != 2 or not all(64 <= side <= 4096 for side in args.size):
-        parser.error("--size: expected two sides of 64 to 4096 pixels, as in 360x640")
     if unknown := set(args.ways) - set(WAYS):
         parser.error(f"--ways: unknown are {', '.join(sorted(unknown))}; expected some of {', '.join(WAYS)}")
     if not all(1 <= count <= 256 for count in args.streams) or args.turns < 1 or args.threads < 1:
@@ -273,6 +271,14 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     if not 4 <= args.frames <= 10_000:
         parser.error("--frames: expected 4 to 10000")
     return args
+
+
+def size_of(parser: argparse.ArgumentParser, text: str) -> tuple[int, int]:
+    """Height and width. Ends the program for anything else."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and 64 <= int(side[:5]) <= 4096 for side in sides):
+        parser.error("--size: expected height x width, two sides of 64 to 4096 pixels, as in 360x640")
+    return int(sides[0]), int(sides[1])
 
 
 def main(words: list[str] | None = None) -> int:

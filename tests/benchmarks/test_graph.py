@@ -93,8 +93,8 @@ def test_a_run_prints_a_table_for_each_number_of_streams(capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--size", "360"], "expected two sides"),
-    (["--size", "tall"], "--size is height x width"),
+    (["--size", "360"], "two sides of 64"),
+    (["--size", "tall"], "expected height x width"),
     (["--streams", "0"], "1 to 256 streams"),
     (["--frames", "3"], "--frames: expected 4"),
     (["--ways", "bare,warp"], "unknown are warp"),
