@@ -131,6 +131,11 @@ class CenterMask(nn.Module):
         """(N, C, 14, 14) -> a vector for each, by which it is known again: none here, (N, 0)."""
         return regions.new_zeros(len(regions), 0)
 
+    def edges(self, known: Tensor, current: Tensor) -> Tensor:
+        """Logits of each of N objects of a frame being each of M known ones: none are told apart here, all are 0.
+        (M, D), (N, D) -> (N, M)"""
+        return known.new_zeros(len(current), len(known))
+
     # ------------------------------------------------------------------------------------------ training
 
     def forward(self, batch: StillBatch | PairBatch, average: Average = lambda x: x) -> dict[str, Tensor]:

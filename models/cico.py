@@ -24,6 +24,7 @@ from models.cico_heads import ClipHeads, Dims, HeadWidths, TubeMaps
 from models.cico_losses import CLASS_LOSSES, ClassLoss, box_loss, mask_loss, quality_losses, tracking_loss
 from models.cico_masks import MaskForm, Window, paint
 from models.cico_prototypes import ClipPrototypes, Enlarge
+from models.cico_slots import SlotForm, Slots
 from models.cico_targets import ClipTargets, MatchConfig, clip_targets, match
 from models.inputs import InputConfig
 from models.losses import at_least_float32
@@ -34,7 +35,7 @@ from models.yolact_fpn import YolactFPN
 
 PIXELS = InputConfig(
     short_side=384, long_side=640, channel_order="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375),
-    antialias=False,
+    antialias=False, fit="box",
 )  # fmt: skip
 CLASS_WEIGHT = TRACKING_WEIGHT = 5.0
 MASK_WEIGHT = 6.125
@@ -48,6 +49,9 @@ class CiCoConfig:
     num_classes: int = 40
     clip_length: int = 3
     """T. Longer: more context for every frame, and frames that have less to do with each other. 3 is best."""
+    slots: SlotForm = "frames"
+    """`frames`: each frame gives tubes. `three`: as in some runs of the release, clips of 4 to 7 frames have three
+    slots that do, of several frames each."""
     input: InputConfig = PIXELS
     backbone: BackboneConfig = field(
         default_factory=lambda: ResNetConfig(stride_in="3x3", norm="batch", frozen_stages=0)
@@ -90,6 +94,7 @@ class CiCoConfig:
         numbers = (self.num_classes, self.clip_length, self.channels, self.mask_channels, self.masks.prototypes)
         if min(*numbers, self.tower_convs, self.embedding_dim) < 1:
             raise ValueError("num_classes, clip_length, widths, tower_convs and embedding_dim must be at least 1")
+        Slots.of(self.clip_length, self.slots)
         if any(crop is not None and crop <= 0 for crop in (self.crop_train, self.crop_test)):
             raise ValueError(f"crop_train {self.crop_train}, crop_test {self.crop_test}: expected above 0, or null")
 
@@ -104,7 +109,7 @@ class ClipOutputs:
     """What the network says of B clips."""
 
     tubes: TubeMaps
-    """Of S = T time slots and N anchors."""
+    """Of S time slots, mostly T, and N anchors."""
     prototypes: Tensor
     """(B, Hp/4, Wp/4, T, k), not negative."""
     anchors: TubeAnchors
@@ -148,7 +153,7 @@ class CiCo(nn.Module):
     def __init__(self, config: CiCoConfig, num_identities: int | None = None) -> None:
         super().__init__()
         self.config = config
-        frames = config.clip_length
+        frames, self.slots = config.clip_length, Slots.of(config.clip_length, config.slots)
         self.backbone = make_backbone(config.backbone)
         self.fpn = YolactFPN(self.backbone.channels, config.channels)
         widths = HeadWidths(
@@ -156,6 +161,7 @@ class CiCo(nn.Module):
             classes=config.num_classes + config.background,
             embedding=config.embedding_dim if config.tracking else 0,
             parameters=config.masks.num_parameters,
+            slots=self.slots,
         )
         dims = config.box_tower, config.track_tower, config.cls_tower
         self.clip_heads = ClipHeads(config.channels, widths, config.tower_convs, *dims, prior=not config.background)
@@ -169,7 +175,8 @@ class CiCo(nn.Module):
         All is of each frame alone: what clips share need not be computed twice.
         """
         levels = self.fpn(*self.backbone(images))
-        return (*levels, self.prototypes.merge(*levels[:3]))
+        merged = self.prototypes.merge(*(at_least_float32(level) for level in levels[:3]))  # a fused trunk gives half
+        return (*levels, merged)
 
     def heads(self, levels: tuple[Tensor, ...]) -> ClipOutputs:
         """The features of B clips of T frames, each (B * T, F, h, w), frames of a clip side by side; stateless.
@@ -217,7 +224,7 @@ class CiCo(nn.Module):
 
     def positives(self, out: ClipOutputs, targets: list[ClipTargets]) -> Positives:
         """Who answers for what. Tubes whose numbers, said or true, are not finite take no part."""
-        owner = torch.stack([match(clip, out.anchors, self.config.match) for clip in targets])
+        owner = torch.stack([match(clip, out.anchors, self.config.match, self.slots) for clip in targets])
         clip, slot, anchor = (owner >= 0).nonzero().unbind(1)
         found = Positives(clip, slot, anchor, owner[clip, slot, anchor], owner)
         if not len(found):
@@ -282,4 +289,5 @@ class CiCo(nn.Module):
             out.prototypes[clip], found.of(out.tubes.parameters), unions, out.anchors.levels[found.anchor],
             None if window is None else Window(window),
         )  # fmt: skip
-        return mask_loss(masks, truth.masks[found.instance], unions, found.slot)
+        times = torch.tensor(self.slots.centers, device=masks.device)[found.slot]
+        return mask_loss(masks, truth.masks[found.instance], unions, times)

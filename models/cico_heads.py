@@ -1,11 +1,11 @@
 """Step 6, clip-level prediction heads: what is said at every anchor of every time slot of a clip.
 
 In:     P3..P7 of B clips of T frames, (B * T, F, h_l, w_l), the frames of a clip side by side
-Out:    `TubeMaps` for S = T slots and N anchors
+Out:    `TubeMaps` for S slots and N anchors
 State:  none
 Source: Li & Zhang, CiCo, 2022, 3.3; CiCo specification 2.5. Boxes, mask parameters and embeddings come of towers that
         look at neighbouring frames; classes of the slot's own frame alone, for looking further costs 1.3 AP (table 1b).
-        The last convolutions look at each slot alone, as released.
+        The last convolutions look at each frame alone, as released; for slots of several frames at these.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.cico_anchors import RATIOS
+from models.cico_slots import Slots
 from models.fcos import PRIOR_BIAS
 from models.yolact_fpn import xavier
 
@@ -28,7 +29,7 @@ ANCHORS = len(RATIOS)
 
 @dataclass(frozen=True)
 class TubeMaps:
-    """What the heads say; S = T time slots, N anchors, at each of which a tube of T frames begins."""
+    """What the heads say; S time slots, mostly T, and N anchors, at each of which a tube of T frames begins."""
 
     deltas: Tensor
     """(B, S, N, T, 4): T boxes, coded against one anchor."""
@@ -82,6 +83,21 @@ class HeadWidths:
     embedding: int
     """0: without a tracking tower."""
     parameters: int
+    slots: Slots | None = None
+    """None: one a frame."""
+
+
+class SlotConv(nn.Conv3d):
+    """3x3 over the frames of each slot, nothing before the first or behind the last.  (B * T, F, h, w) -> (B * S, C, h,
+    w)"""
+
+    def __init__(self, channels: int, outputs: int, slots: Slots) -> None:
+        size = (slots.kernel, 3, 3)
+        super().__init__(channels, outputs, size, stride=(slots.stride, 1, 1), padding=(0, 1, 1))
+        self.frames = slots.frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unfold(super().forward(fold(x, self.frames)))
 
 
 class ClipHeads(nn.Module):
@@ -94,7 +110,7 @@ class ClipHeads(nn.Module):
         self, channels: int, widths: HeadWidths, convs: int, box: Dims, track: Dims, classes: Dims, prior: bool
     ) -> None:
         super().__init__()
-        self.widths = widths
+        self.widths, self.slots = widths, widths.slots or Slots(widths.frames)
         self.box_tower = Tower(channels, convs, box, widths.frames)
         self.class_tower = Tower(channels, convs, classes, widths.frames)
         self.boxes = self._output(channels, 4 * widths.frames)
@@ -108,9 +124,10 @@ class ClipHeads(nn.Module):
             self.track_tower = Tower(channels, convs, track, widths.frames)
             self.embeddings = self._output(channels, widths.embedding)
 
-    @staticmethod
-    def _output(channels: int, width: int) -> nn.Module:
-        return xavier(nn.Conv2d(channels, ANCHORS * width, 3, padding=1))
+    def _output(self, channels: int, width: int) -> nn.Module:
+        if self.slots.kernel == 1:
+            return xavier(nn.Conv2d(channels, ANCHORS * width, 3, padding=1))
+        return xavier(SlotConv(channels, ANCHORS * width, self.slots))
 
     def forward(self, levels: tuple[Tensor, ...]) -> TubeMaps:
         per_level = [self._level(level) for level in levels]
@@ -121,7 +138,7 @@ class ClipHeads(nn.Module):
         frames = self.widths.frames
         box, classes = self.box_tower(x), self.class_tower(x)
         if self.track_tower is None:
-            embeddings = x.new_zeros(len(x) // frames, frames, ANCHORS * x.shape[-2] * x.shape[-1], 0)
+            embeddings = x.new_zeros(len(x) // frames, self.slots.count, ANCHORS * x.shape[-2] * x.shape[-1], 0)
         else:
             embeddings = F.normalize(self._flat(self.embeddings(self.track_tower(x))), dim=-1)
         return TubeMaps(
@@ -133,6 +150,6 @@ class ClipHeads(nn.Module):
         )
 
     def _flat(self, x: Tensor) -> Tensor:
-        """(B * T, 3 * c, h, w) -> (B, T, h * w * 3, c)"""
-        x = x.unflatten(0, (-1, self.widths.frames)).permute(0, 1, 3, 4, 2)             # (B, T, h, w, 3 * c)
+        """(B * S, 3 * c, h, w) -> (B, S, h * w * 3, c)"""
+        x = x.unflatten(0, (-1, self.slots.count)).permute(0, 1, 3, 4, 2)               # (B, S, h, w, 3 * c)
         return x.unflatten(-1, (ANCHORS, -1)).flatten(2, 4)

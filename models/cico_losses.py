@@ -67,8 +67,8 @@ def quality_losses(logits: Tensor, overlaps: Tensor) -> tuple[Tensor, Tensor]:
 def mask_loss(masks: Tensor, truth: Tensor, unions: Tensor, slots: Tensor, decay: float = 0.9) -> Tensor:
     """Mean over the p tubes of one clip of their masks' binary cross-entropy in cells, over the cells of the true box.
 
-    (p, T, h, w) 0..1 x2, (p, 4) xyxy in 0..1, (p,) -> (). Frames count decay^|t - slot|; one in which the object is
-    absent has an empty truth and counts too.
+    (p, T, h, w) 0..1 x2, (p, 4) xyxy in 0..1, (p,) -> (). Frames count decay^|t - slot|, the slot told as the middle of
+    its frames; one in which the object is absent has an empty truth and counts too.
     """
     frames, h, w = masks.shape[1:]
     masks = at_least_float32(masks)

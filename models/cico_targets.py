@@ -1,7 +1,7 @@
 """What each anchor of each time slot of a clip is to learn: which object it answers for, or background, or neither.
 
 In:     ground truth of the T frames of a clip (`FrameTargets`, identities count its objects), anchors
-Out:    `ClipTargets`, whose objects have T boxes each; the owner of every anchor (S, N), S = T slots
+Out:    `ClipTargets`, whose objects have T boxes each; the owner of every anchor (S, N) of S slots
 State:  none
 Limits: rounds of forced matching are as many as the clip has objects, each over all slots at once
 Source: Li & Zhang, CiCo, 2022, 3.3; CiCo specification 1.5, 1.7, 3.1. n objects of a clip, N anchors.
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.cico_anchors import TubeAnchors, areas, diou, iou, to_corners, union_box
+from models.cico_slots import Slots
 from models.sampling import BACKGROUND, IGNORED
 from models.targets import FrameTargets
 
@@ -145,22 +146,31 @@ def matching_boxes(boxes: Tensor, how: MatchBox) -> tuple[Tensor, Tensor]:
     return joined, small
 
 
-@torch.no_grad()
-def match(targets: ClipTargets, anchors: TubeAnchors, cfg: MatchConfig) -> Tensor:
-    """The owner of every anchor of every slot: an object, BACKGROUND or IGNORED.  -> (T, N) int64
-
-    A clip without objects gives no negatives: all IGNORED.
+def slot_boxes(boxes: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+    """The same for slots of several frames: the box around those of all of them.  (n, T, 4) -> (S, n, 4), (S, n) bool
     """
-    slots, count = targets.boxes.shape[1], len(anchors.boxes)
+    groups = boxes.unfold(1, slots.kernel, slots.stride).permute(1, 0, 3, 2)            # (S, n, kernel, 4)
+    return union_box(groups), (areas(groups) < SMALL_AREA).any(2)
+
+
+@torch.no_grad()
+def match(targets: ClipTargets, anchors: TubeAnchors, cfg: MatchConfig, slots: Slots | None = None) -> Tensor:
+    """The owner of every anchor of every slot: an object, BACKGROUND or IGNORED.  -> (S, N) int64
+
+    A clip without objects gives no negatives: all IGNORED. `slots` None: one a frame. For slots of several frames
+    `cfg.box` has no say: anchors are held against the box around all of them.
+    """
+    slots = slots or Slots(targets.boxes.shape[1])
     if not len(targets):
-        return torch.full((slots, count), IGNORED, device=anchors.boxes.device)
-    boxes, small = matching_boxes(targets.boxes, cfg.box)
+        return torch.full((slots.count, len(anchors.boxes)), IGNORED, device=anchors.boxes.device)
+    single = slots.kernel == 1
+    boxes, small = matching_boxes(targets.boxes, cfg.box) if single else slot_boxes(targets.boxes, slots)
     measure = iou if cfg.overlap == "iou" else diou
-    overlaps = measure(boxes[:, :, None], to_corners(anchors.boxes))                    # (T, n, N)
-    best, owner = overlaps.max(1)                                                       # (T, N)
+    overlaps = measure(boxes[:, :, None], to_corners(anchors.boxes))                    # (S, n, N)
+    best, owner = overlaps.max(1)                                                       # (S, N)
     best = best.masked_fill((overlaps > cfg.positive).sum(1) > 1, cfg.neutral)
     best, owner = forced(overlaps, best, owner, cfg)
-    if cfg.gain == "all" and (cfg.box == "current" or slots == 1):
+    if cfg.gain == "all" and single and (cfg.box == "current" or slots.count == 1):
         small = torch.ones_like(small)
     best = torch.where(small.gather(1, owner), best * SMALL_GAIN, best)
     owner = owner.masked_fill(best <= cfg.positive, IGNORED)

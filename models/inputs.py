@@ -1,12 +1,14 @@
 """Step 3's settings: what a network wants frames to look like; operators/preprocess.py and trainers/data.py obey.
 
-Source: CrossVIS specification 1.6; the defaults are CrossVIS as released.
+Source: CrossVIS specification 1.6; the defaults are CrossVIS as released. `fit: box`: CiCo specification 1.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+Fit = Literal["short_side", "box"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +19,10 @@ class InputConfig:
     """The frame's short side is brought to this. Larger: finer masks, cost grows with its square."""
     long_side: int = 640
     """Limit of the long side; a longer frame is shrunk further, aspect kept."""
+    fit: Fit = "short_side"
+    """`short_side`: as the two above say, whichever way the frame lies. `box`: they are the height and width of a box,
+    into which every frame is brought as large as it fits, and which all of them are padded to: one shape for a network
+    that learns none but this, and less of the picture for frames that stand upright."""
     channel_order: Literal["bgr", "rgb"] = "bgr"
     mean: tuple[float, float, float] = (103.530, 116.280, 123.675)
     """Subtracted per channel, in `channel_order`, from 0..255."""

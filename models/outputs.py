@@ -29,9 +29,9 @@ class Detections:
     """(N, Hm, Wm) float32: low resolution, in the frame that `mask_frame` says."""
     track_ids: Tensor | None = None
     """(N,) int64 once associated, else None."""
-    mask_frame: Literal["image", "box"] = "image"
-    """`image`: one cell is 4 x 4 pixels of the padded input. `box`: the mask fills its instance's box, whatever its
-    size (two-stage networks)."""
+    mask_frame: Literal["image", "plain", "box"] = "image"
+    """`image`: one cell is 4 x 4 pixels of the padded input. `plain`: too, and what the frame fills of it is enlarged
+    in one plain step (CiCo). `box`: the mask fills its instance's box, whatever its size (two-stage networks)."""
     class_scores: Tensor | None = None
     """(N, K) float32: the whole class vector, for networks whose tracks are ranked by it (IAI)."""
     exclusive: bool = False

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.area_regions import area_features
 from models.centermask import CenterMask, CenterMaskConfig, CenterMaskOutputs, added, areas_of, by_cells
 from models.fcos_losses import Average
-from models.fuser import PyramidFuser
+from models.fuser import FORMS, FuserForm, PyramidFuser
 from models.gnn import ObjectGraph, edge_loss, side_by_side
 from models.object_encoder import ObjectEncoder
 from models.region_losses import Regions
@@ -39,6 +39,9 @@ class TLTMConfig(CenterMaskConfig):
     fuser: Literal["none", "single", "double"] = "single"
     """`single` fuses this frame alone, and trains detection and masks on it alone. `double` also fuses the earlier
     frame with this one, and trains on both: twice the cost; inference is the same. `none` trains on both, unfused."""
+    fuser_form: FuserForm = "plain"
+    """`twice` sees wider, at 3.7 times the fuser's cost; `correlated` also compares places, at 1.3 times. Both are in
+    the release, and nothing published was made with them (models/fuser.py)."""
     fuser_scope: Literal["det", "all"] = "det"
     """Who reads the fused maps: FCOS's towers alone, or masks and objects too (equation 1 taken literally)."""
     train_reference: Literal["own", "previous"] = "own"
@@ -57,6 +60,8 @@ class TLTMConfig(CenterMaskConfig):
         super().__post_init__()
         if self.fuser not in ("none", "single", "double"):
             raise ValueError(f"fuser is {self.fuser!r}, expected 'none', 'single' or 'double'")
+        if self.fuser_form not in FORMS:
+            raise ValueError(f"fuser_form is {self.fuser_form!r}, expected one of {', '.join(FORMS)}")
         if self.fuser_scope not in ("det", "all"):
             raise ValueError(f"fuser_scope is {self.fuser_scope!r}, expected 'det' or 'all'")
         if self.train_reference not in ("own", "previous"):
@@ -74,7 +79,9 @@ class TLTM(CenterMask):
 
     def __init__(self, config: TLTMConfig, num_identities: int | None = None) -> None:
         super().__init__(config)
-        self.fuser = None if config.fuser == "none" else PyramidFuser(config.channels, config.fcos.num_levels)
+        self.fuser = None if config.fuser == "none" else PyramidFuser(
+            config.channels, config.fcos.num_levels, config.fuser_form
+        )
         self.encoder = self.graph = None
         if config.relations:
             self.encoder = ObjectEncoder(config.channels, config.object_dim)
@@ -105,9 +112,7 @@ class TLTM(CenterMask):
 
         Without relations all are 0.
         """
-        if self.graph is None:
-            return known.new_zeros(len(current), len(known))
-        return self.graph(known, current).T
+        return super().edges(known, current) if self.graph is None else self.graph(known, current).T
 
     # ------------------------------------------------------------------------------------------ training
 

@@ -11,8 +11,8 @@ A ground truth is either a DAVIS folder, or any folder of label maps:
     GT/Annotations_unsupervised/480p/SEQUENCE/00000.png        GT/SEQUENCE/00000.png
     GT/ImageSets/2017/val.txt      (all sequences if absent)
 
-Results are RESULTS/SEQUENCE/00000.png, or RESULTS/SEQUENCE/masks/00000.png as `maskstream run --save masks` leaves
-them. Only frames that the ground truth has are looked at, in the order of their names as text.
+Results are RESULTS/SEQUENCE/00000.png, or RESULTS/SEQUENCE/davis/00000.png as `maskstream run --save davis` leaves
+them, or else `masks`. Only frames that the ground truth has are looked at, in the order of their names as text.
 """
 
 from __future__ import annotations
@@ -50,22 +50,48 @@ class Sequence:
         return len(self.truth)
 
 
+@dataclass(frozen=True)
+class Truth:
+    """A ground truth that is to be run over."""
+
+    names: tuple[str, ...]
+    """Of its sequences, in order."""
+    images: Path
+    """The folder of the folders of their images."""
+
+
+def find_truth(truth: Path | str, images: Path | str | None = None, subset: str = "val") -> Truth:
+    """The sequences of a ground truth, and where their images lie: in `images`, else in JPEGImages where DAVIS has
+    them, or beside the label maps. Raises DatasetError as `find_sequences`, and where images are absent."""
+    truth = _folder(truth, "ground truth")
+    names, _, beside = _named_sequences(truth, subset)
+    root = Path(images) if images is not None else beside or truth.parent / "JPEGImages"
+    missing = [name for name in names if not (root / name).is_dir()]
+    if missing:
+        raise DatasetError(f"{root}: has no folder of images for {_first_of(missing, 'sequence')} of {truth}. Name the "
+                           f"folder of SEQUENCE/00000.jpg with --image-root.")  # fmt: skip
+    return Truth(tuple(names), root)
+
+
 def find_sequences(truth: Path | str, results: Path | str, subset: str = "val") -> list[Sequence]:
     """The sequences to evaluate, at least one, in the order of the list in ImageSets, else by name.
 
     `subset` names that list, and counts for a DAVIS folder alone. Raises DatasetError for a folder that is not there
     or holds no sequences, and for sequences and frames that either side lacks, naming them.
     """
-    truth, results = Path(truth), Path(results)
-    for folder, what in ((truth, "ground truth"), (results, "results")):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: is no folder; expected the {what}, a folder of sequences of PNG label maps.")
+    truth, results = _folder(truth, "ground truth"), _folder(results, "results")
     names, root, images = _named_sequences(truth, subset)
     missing = [name for name in names if not (results / name).is_dir()]
     if missing:
         raise DatasetError(f"{results}: has no folder for {_first_of(missing, 'sequence')} of {truth}. All must be "
                            f"there; results are expected as {results / missing[0] / '00000.png'} and on.")  # fmt: skip
     return [_sequence(name, root / name, results / name, images / name if images else None) for name in names]
+
+
+def _folder(path: Path | str, what: str) -> Path:
+    if not Path(path).is_dir():
+        raise DatasetError(f"{path}: is no folder; expected the {what}, a folder of sequences of PNG label maps.")
+    return Path(path)
 
 
 def read_label_map(path: Path) -> np.ndarray:
@@ -150,9 +176,9 @@ def _sequence(name: str, truth: Path, found: Path, images: Path | None) -> Seque
         if bare:
             raise DatasetError(f"{truth}: has no mask for {_first_of(bare, 'frame')} of {images}.")
     present = set(_files(found, ".png"))
-    if not present and (found / "masks").is_dir():
-        found = found / "masks"
-        present = set(_files(found, ".png"))
+    inside = next((found / kind for kind in ("davis", "masks") if (found / kind).is_dir()), None)
+    if not present and inside is not None:
+        found, present = inside, set(_files(inside, ".png"))
     missing = [frame for frame in frames if frame not in present]
     if missing:
         raise DatasetError(f"{found}: has no result for {_first_of(missing, 'frame')} of {truth}, "

@@ -25,19 +25,21 @@ class DetectorKind:
     """Its network has a memory, so it is read by the stage `identify` (its `Find`), not by `heads` (its `Detect`)."""
     clips: bool = False
     """Its heads speak of clips, so they want windows of frames, which the stage `heads` does not give."""
+    relates: bool = False
+    """The stage `relate` can follow its objects, in pixels of the network input."""
 
     def of(self, settings: Any) -> Any:
         return functools.partial(self.function, cfg=settings)
 
 
 DETECTORS = {
-    "centermask": DetectorKind(FCOSDecodeConfig, detect_objects),
+    "centermask": DetectorKind(FCOSDecodeConfig, detect_objects, relates=True),
     "cico": DetectorKind(TubeConfig, find_tubes, clips=True),
     "condinst": DetectorKind(DetectConfig, detect),
     "crossvis": DetectorKind(DetectConfig, detect),
     "iai_condinst": DetectorKind(IdentityDetectConfig, find_identities, remembers=True),
     "iai_maskrcnn": DetectorKind(RegionIdentityConfig, find_region_identities, remembers=True),
     "masktrack_rcnn": DetectorKind(RegionDetectConfig, detect_regions),
-    "tltm": DetectorKind(FCOSDecodeConfig, detect_objects),
+    "tltm": DetectorKind(FCOSDecodeConfig, detect_objects, relates=True),
 }
 """name in models.NETWORKS -> its detector."""

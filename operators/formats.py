@@ -64,6 +64,7 @@ def track_line(tracks: FrameTracks, categories: Categories) -> str:
     """One line of tracks.jsonl, newline included; a frame without instances has "instances": [].
 
     time_s is rounded to 1e-6 s, scores to 1e-4, boxes to 0.01 pixels: a third of the bytes of full float32 numbers.
+    Of networks that see clips, "delay_frames" says how many later frames this one had to wait for.
     """
     scores = np.round(tracks.scores.astype(np.float64), 4).tolist()
     boxes = np.round(tracks.boxes.astype(np.float64), 2).tolist()
@@ -80,7 +81,8 @@ def track_line(tracks: FrameTracks, categories: Categories) -> str:
             tracks.track_ids.tolist(), tracks.labels.tolist(), scores, boxes, tracks.masks, strict=True
         )
     ]
-    return _json(_frame_fields(tracks.info) | {"instances": instances}) + "\n"
+    delay = {} if tracks.clip is None else {"delay_frames": tracks.clip.delay}
+    return _json(_frame_fields(tracks.info) | delay | {"instances": instances}) + "\n"
 
 
 def fault_line(fault: FrameFault) -> str:
@@ -143,10 +145,11 @@ class VideoTracks:
             strict=True,
         ):  # fmt: skip
             track = self._tracks.setdefault(track_id, _Track())
-            track.labels.append(label)
-            track.score_sum += score
             track.class_sum = track.class_sum + vector
             track.masks[tracks.info.index] = mask
+            if tracks.clip is None or tracks.clip.number == 0 or not track.labels:
+                track.labels.append(label)
+                track.score_sum += score
 
     def skip(self, info: FrameInfo) -> None:
         """Count a frame that has no result: every track is absent from it."""
@@ -158,7 +161,7 @@ class VideoTracks:
     ) -> list[dict[str, Any]]:
         """One entry a track, in the order in which they were first seen; no track gives [].
 
-        score           plain mean over the frames that have a record of the track
+        score           plain mean over the frames that have a record of the track; of clips, over these
         category_id     that of the first record, or of most of them ("majority"; the lowest id where votes are equal)
         segmentations   `num_frames` items (default: up to the last frame seen): the frame's RLE, which may be all zero,
                         or None where the track has no record
@@ -177,7 +180,7 @@ class VideoTracks:
             {
                 "video_id": video_id,
                 "category_id": _category_id(track.labels, categories, category),
-                "score": track.score_sum / len(track.masks),
+                "score": track.score_sum / len(track.labels),
                 "segmentations": [track.masks.get(index) for index in range(length)],
             }
             for track in self._tracks.values()

@@ -9,7 +9,7 @@ State:  none
 Source: CrossVIS specification 4.1 step 5: sigmoid at stride 4, aligned x4, cut to the resized frame, ordinary bilinear
         to the original size, above 0.5. A mask without a pixel is kept, as an RLE of zeros. For boxes He et al., Mask
         R-CNN, ICCV 2017, 3.1: the mask resized to its box, above 0.5; the specification (5.2) has no more to say.
-        Exclusive masks: IAI specification 4 step 8, at the original size.
+        Exclusive masks: IAI specification 4 step 8, at the original size. Plain: CiCo specification 4.5.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ MASK_STRIDE = 4
 
 
 def encode_masks(
-    mask_logits: Tensor, size: tuple[int, int], height: int, width: int, exclusive: bool = False
+    mask_logits: Tensor, size: tuple[int, int], height: int, width: int, exclusive: bool = False, plain: bool = False
 ) -> tuple[dict, ...]:
     """(N, Hp/4, Wp/4) logits -> N COCO compressed RLEs of height x width, `counts` as text. No instance: ().
 
     The frame fills `size` (h, w) of the padded input. operators/crossings.py finds the runs from the outlines.
-    `exclusive`: a pixel that several masks claim is the first one's.
+    `exclusive`: a pixel that several masks claim is the first one's. `plain`: in the manner of `plain_places`.
     """
     probability = mask_logits.float().sigmoid().cpu().numpy()
     n, rows, columns = probability.shape
-    down = Places.of_all(pixel_places(rows, size[0], height), n)
-    across = Places.of_all(pixel_places(columns, size[1], width), n)
+    places = plain_places if plain else pixel_places
+    down = Places.of_all(places(rows, size[0], height), n)
+    across = Places.of_all(places(columns, size[1], width), n)
     return _compress(mask_runs(probability, down, across, height, width, exclusive), height, width)
 
 
@@ -53,6 +54,14 @@ def pixel_places(cells: int, resized: int, pixels: int) -> np.ndarray:
     """
     resized_place = np.clip((np.arange(pixels) + 0.5) * (resized / pixels) - 0.5, 0, resized - 1)
     return np.clip((resized_place - MASK_STRIDE // 2) / MASK_STRIDE, 0, cells - 1)
+
+
+@functools.lru_cache(maxsize=64)
+def plain_places(cells: int, resized: int, pixels: int) -> np.ndarray:
+    """The same where the cells that the frame fills, of those cut off whole ones, are enlarged to it in one half-pixel
+    bilinear step, and those behind them play no part: (pixels,) float64, rising."""
+    filled = min(max(resized // MASK_STRIDE, 1), cells)
+    return np.clip((np.arange(pixels) + 0.5) * (filled / pixels) - 0.5, 0, filled - 1)
 
 
 def encode_box_masks(
@@ -126,6 +135,7 @@ class EncodeMasks:
             masks=tuple(itertools.compress(_masks(record), shown)),
             class_scores=None if classes is None else classes[shown],
             unshown_scores=None if classes is None or shown.all() else classes[~shown][-1],
+            clip=record.clip,
         )
 
 
@@ -133,4 +143,5 @@ def _masks(record: FrameDetections) -> tuple[dict, ...]:
     info, found = record.info, record.detections
     if found.mask_frame == "box":
         return encode_box_masks(found.mask_logits, found.boxes, info.height, info.width, found.exclusive)
-    return encode_masks(found.mask_logits, record.size, info.height, info.width, found.exclusive)
+    plain = found.mask_frame == "plain"
+    return encode_masks(found.mask_logits, record.size, info.height, info.width, found.exclusive, plain)

@@ -32,9 +32,10 @@ from models.outputs import Detections
 from operators.boxes import EPS, box_iou
 
 Rule = Literal["cosine_iou", "masktrack"]
-Association = Rule | Literal["identities", "edges"]
+Association = Rule | Literal["identities", "edges", "boxes", "clips"]
 """What gives a network's detections their tracks: a rule of this file, identities that the network itself says
-(operators/identify.py), or the edge scores of its object graph (operators/object_graph.py)."""
+(operators/identify.py), or in operators/relate.py the edge scores of its object graph, or boxes alone; or tubes
+of clips (operators/track_tubes.py)."""
 
 NEW, LOST = -1, -2
 

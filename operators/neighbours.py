@@ -15,12 +15,10 @@ Source: CrossVIS specification 5.4: every frame within 5 on both sides at test, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from torch import Tensor
 
 from operators.errors import StageError
-from operators.records import Features, FrameInfo
+from operators.kept_features import as_plain, from_plain, kept
+from operators.records import Features
 from operators.states import pack, unpacked
 
 MOST = 64
@@ -79,7 +77,7 @@ class Neighbours:
         window = self._windows[info.stream]
         if info.index <= window.last:
             raise StageError(f"neighbours, {info}: came after frame {window.last}; frames must come in order.")
-        window.frames.append(replace(record, levels=tuple(_owned(level) for level in record.levels), references=()))
+        window.frames.append(kept(record))
         window.waiting, window.last = window.waiting + 1, info.index
         given = []
         while window.waiting and window.oldest + cfg.future <= info.index:
@@ -103,14 +101,14 @@ class Neighbours:
         if stream not in self._windows:
             raise StageError(f"neighbours: stream '{stream}' is not open, so there is nothing to keep of it.")
         window = self._windows[stream]
-        frames = [_as_plain(frame) for frame in window.frames]
+        frames = [as_plain(frame) for frame in window.frames]
         return pack({"last": window.last, "waiting": window.waiting, "frames": frames})
 
     def restore(self, stream: str, state: bytes) -> None:
         """Take up where `snapshot` was taken; pyramids come back on the host. Raises StageError for other bytes, and
         for an open stream."""
         with unpacked(state, f"neighbours, stream '{stream}'") as content:
-            frames = [_from_plain(stream, frame) for frame in content["frames"]]
+            frames = [from_plain(stream, frame) for frame in content["frames"]]
             window = _Window(frames, int(content["waiting"]), int(content["last"]))
             if not 0 <= window.waiting <= len(frames):
                 raise ValueError(f"{window.waiting} of {len(frames)} frames wait")
@@ -122,24 +120,3 @@ class Neighbours:
         """The frames held back, with what neighbours they have; then the stream is forgotten."""
         window = self._windows.pop(stream, _Window())
         return [self._give(window) for _ in range(window.waiting)]
-
-
-def _owned(level: Tensor) -> Tensor:
-    """A tensor with no storage but its own: one row of a batch would keep the whole batch in memory."""
-    whole = level.untyped_storage().nbytes() == level.numel() * level.element_size()
-    return level if whole else level.clone()
-
-
-def _as_plain(frame: Features) -> dict[str, Any]:
-    info = frame.info
-    return {
-        "info": (info.index, info.time_s, info.height, info.width),
-        "size": frame.size,
-        "padded": frame.padded,
-        "levels": [level.cpu() for level in frame.levels],
-    }
-
-
-def _from_plain(stream: str, plain: dict[str, Any]) -> Features:
-    info = FrameInfo(stream, *plain["info"])
-    return Features(info, tuple(plain["levels"]), tuple(plain["size"]), tuple(plain["padded"]))

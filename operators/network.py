@@ -19,9 +19,9 @@ from torch import Tensor
 
 from models.outputs import Detections
 from operators.boxes import clip_boxes, is_empty
-from operators.records import Features, FrameDetections, Image
+from operators.records import ClipFeatures, Features, FrameDetections, Image
 
-Record = TypeVar("Record", Image, Features)
+Record = TypeVar("Record", Image, Features, ClipFeatures)
 
 
 class Network(Protocol):
@@ -54,7 +54,7 @@ class BatchConfig:
             raise ValueError(f"batch is {self.batch}, expected 1..1024")
 
 
-def _chunks(records: list[Record], size: int, padded: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
+def chunks(records: list[Record], size: int, padded: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
     """Places of records that can share a call: equal padded size, at most `size` of them, in order."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i in range(len(records)):
@@ -64,7 +64,7 @@ def _chunks(records: list[Record], size: int, padded: dict[int, tuple[int, int]]
             yield places[begin : begin + size]
 
 
-def _stack(tensors: list[Tensor], size: int) -> Tensor:
+def stack(tensors: list[Tensor], size: int) -> Tensor:
     """(size, ...) with zeros behind the tensors given."""
     stacked = torch.stack(tensors)
     if len(tensors) < size:
@@ -83,8 +83,8 @@ class Backbone:
     def __call__(self, batch: list[Image]) -> list[Features]:
         padded = {i: tuple(image.pixels.shape[-2:]) for i, image in enumerate(batch)}
         out: list[Features | None] = [None] * len(batch)
-        for places in _chunks(batch, self.batch, padded):
-            images = _stack([batch[i].pixels.to(self.device) for i in places], self.batch)
+        for places in chunks(batch, self.batch, padded):
+            images = stack([batch[i].pixels.to(self.device) for i in places], self.batch)
             levels = self.network.features(images)
             for row, i in enumerate(places):
                 out[i] = Features(batch[i].info, tuple(level[row] for level in levels), batch[i].size, padded[i])
@@ -99,12 +99,18 @@ class Heads:
 
     @torch.inference_mode()
     def __call__(self, batch: list[Features]) -> list[FrameDetections]:
-        out: list[FrameDetections | None] = [None] * len(batch)
-        for places in _chunks(batch, self.batch, {i: f.padded for i, f in enumerate(batch)}):
+        return [
+            FrameDetections(frame.info, to_original(found, frame), frame.size, frame.padded)
+            for frame, found in zip(batch, self.found(batch), strict=True)
+        ]
+
+    def found(self, batch: list[Features]) -> list[Detections]:
+        """The instances of each frame as the detector gives them: boxes in pixels of the network input."""
+        out: list[Detections | None] = [None] * len(batch)
+        for places in chunks(batch, self.batch, {i: f.padded for i, f in enumerate(batch)}):
             dense = self._dense([batch[i] for i in places])
             for row, i in enumerate(places):
-                found = _to_original(self.detect(self.network, dense, row, batch[i].size), batch[i])
-                out[i] = FrameDetections(batch[i].info, found, batch[i].size, batch[i].padded)
+                out[i] = self.detect(self.network, dense, row, batch[i].size)
         return out
 
     def _dense(self, frames: list[Features]) -> Any:
@@ -122,10 +128,10 @@ class Heads:
     def _stacked(self, pyramids: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Pyramids of single frames -> one of `batch` rows."""
         maps = zip(*pyramids, strict=True)
-        return tuple(_stack([m.to(self.device) for m in level], self.batch) for level in maps)
+        return tuple(stack([m.to(self.device) for m in level], self.batch) for level in maps)
 
 
-def _to_original(found: Detections, features: Features) -> Detections:
+def to_original(found: Detections, features: Features) -> Detections:
     """Boxes in pixels of the original frame, clipped; instances whose box is then empty are dropped."""
     info, (h, w) = features.info, features.size
     scale = torch.tensor([info.width / w, info.height / h] * 2, device=found.boxes.device)

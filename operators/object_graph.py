@@ -5,7 +5,7 @@ In:     Detections   N of a frame, in falling score: embeddings (N, D), boxes (N
 Out:    the same with `track_ids`; detections that lost their track to a better one are left out
 State:  TrackMemory  one per stream, of all tracks ever started: latest vector and box (in input pixels here), class of
                      the first record, when it was seen. A frame without detections leaves it as it is
-Limits: nothing is forgotten by default, right for files; `max_unseen` bounds it for endless streams
+Limits: nothing is forgotten by default, right for files; `max_unseen` and `max_tracks` bound it for endless streams
 Source: TLTM specification 4.1 to 4.5. Its release forgets by a count of all misses since birth, and then mistakes rows
         for ids; here it is consecutive frames, and ids are kept.
 
@@ -57,6 +57,9 @@ class ObjectGraphConfig:
     with `logit`, since under probabilities no track of a class could ever begin beside another."""
     max_unseen: int | None = None
     """Frames a track outlives being unseen; null never forgets. Higher: longer occlusions survive, more memory."""
+    max_tracks: int | None = None
+    """Tracks kept after a frame at most; null: all. Those unseen longest go first, of equals the oldest. Higher: more
+    memory, and graph cost that grows with tracks x detections; set it above the instances that a frame may have."""
 
     def __post_init__(self) -> None:
         for name in ("edge_weight", "score_weight", "iou_weight", "class_weight"):
@@ -70,6 +73,8 @@ class ObjectGraphConfig:
             raise ValueError("min_iou is null, expected a number with edge_term: probability, or edge_term: logit")
         if self.max_unseen is not None and self.max_unseen < 0:
             raise ValueError(f"max_unseen is {self.max_unseen}, expected 0 or more, or null")
+        if self.max_tracks is not None and self.max_tracks < 1:
+            raise ValueError(f"max_tracks is {self.max_tracks}, expected 1 or more, or null")
 
 
 PRESETS = {
@@ -94,7 +99,15 @@ def advance(
         return memory, found.with_track_ids(torch.zeros(0, dtype=torch.int64))
     memory = without_forgotten(memory, frame, cfg.max_unseen)
     best, column = edge_values(found, memory, relate(memory.embeddings, found.embeddings), cfg).max(1)
-    return remember(memory, found, settle(column - 1, best, NO_CLAIM), frame)             # column 0 is NEW
+    memory, tracks = remember(memory, found, settle(column - 1, best, NO_CLAIM), frame)   # column 0 is NEW
+    return _latest(memory, cfg.max_tracks), tracks
+
+
+def _latest(memory: TrackMemory, most: int | None) -> TrackMemory:
+    """The `most` tracks that were seen last, of equals the youngest, in their order; None: all."""
+    if most is None or len(memory) <= most:
+        return memory
+    return memory[torch.argsort(memory.last_seen, stable=True)[-most:].sort().values]
 
 
 def edge_values(found: Detections, memory: TrackMemory, logits: Tensor, cfg: ObjectGraphConfig) -> Tensor:

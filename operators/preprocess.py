@@ -2,11 +2,12 @@
 
 In:     Frame   images (H, W, 3) uint8 RGB, of any sizes
 Out:    Image   pixels (3, Hp, Wp) float32: resized as `antialias` asks and rounded to 8 bits, mean subtracted, padded
-                with zeros at the right and bottom to a multiple of `divisor`
+                with zeros at the right and bottom to a multiple of `divisor`; with `fit: box` to the whole box
 State:  none
 Limits: frames beyond 2^26 pixels are refused
-Source: CrossVIS specification 1.6. `resize_to` is the one rule of size for inference and training; the nodes of the
-        training pipeline (trainers/data.py) are the same operators, and a test holds the two equal.
+Source: CrossVIS specification 1.6, CiCo specification 1.2. `resize_to` is the one rule of size for inference and
+        training; the nodes of the training pipeline (trainers/data.py) are the same operators, and a test holds the two
+        equal.
 """
 
 from __future__ import annotations
@@ -17,18 +18,26 @@ import torch
 from nvidia.dali import types
 from torch import Tensor
 
-from models.inputs import InputConfig
+from models.inputs import Fit, InputConfig
 from operators.records import Frame, Image
 
 MAX_PIXELS = 1 << 26
 
 
-def resize_to(height: int, width: int, short_side: int, long_side: int) -> tuple[int, int]:
+def resize_to(height: int, width: int, short_side: int, long_side: int, fit: Fit = "short_side") -> tuple[int, int]:
     """(h, w) of a frame brought to `short_side`, aspect kept, no side above `long_side`; halves round up.
+
+    With `fit` box: as large as it fits into `short_side` rows of `long_side` pixels; what is left over is dropped.
 
     >>> resize_to(720, 1280, 360, 640)
     (360, 640)
+    >>> resize_to(1280, 720, 384, 640, "box")
+    (384, 216)
     """
+    if fit == "box":
+        if height * long_side < short_side * width:
+            return max(height * long_side // width, 1), long_side
+        return short_side, max(width * short_side // height, 1)
     scale = short_side / min(height, width)
     if scale * max(height, width) > long_side:
         scale = long_side / max(height, width)
@@ -59,7 +68,7 @@ class Preprocess:
         info, cfg = frames[0].info, self.config
         if info.height * info.width > MAX_PIXELS:
             raise ValueError(f"{info}: {info.width}x{info.height} has more than {MAX_PIXELS} pixels")
-        size = resize_to(info.height, info.width, cfg.short_side, cfg.long_side)
+        size = resize_to(info.height, info.width, cfg.short_side, cfg.long_side, cfg.fit)
         pixels = to_network_input([frame.image for frame in frames], size, cfg, self.device)       # (B, 3, Hp, Wp)
         return [Image(frame.info, pixels[i], size) for i, frame in enumerate(frames)]
 
@@ -73,7 +82,8 @@ def to_network_input(images: list[np.ndarray], size: tuple[int, int], cfg: Input
     if cfg.channel_order == "bgr":
         x = ndd.color_space_conversion(x, image_type=types.RGB, output_type=types.BGR)
     x = ndd.crop_mirror_normalize(x, dtype=ndd.float32, mean=list(cfg.mean), std=list(cfg.std), output_layout="CHW")
-    return ndd.pad(x, axis_names="HW", align=[cfg.divisor, cfg.divisor]).torch()
+    least = [cfg.short_side, cfg.long_side] if cfg.fit == "box" else list(size)
+    return ndd.pad(x, axis_names="HW", align=[cfg.divisor, cfg.divisor], shape=least).torch()
 
 
 def _by_size(batch: list[Frame]) -> list[list[int]]:

@@ -7,6 +7,7 @@ the next stage.
     Pull ─► decode ─► Frame ─► preprocess ─► Image ─► backbone ─► Features ─► heads ─► FrameDetections
                                                                      ─► associate ─► FrameDetections with ids
                                                                      ─► encode ─► FrameTracks ─► sinks
+    of networks that see clips:  Features ─► windows ─► ClipFeatures ─► tubes ─► ClipTubes ─► track_tubes ─► the same
 
 Every record after `Pull` carries the `FrameInfo` of its frame, so that a stage may hold frames back, give out several
 at once, or mix streams, and nobody has to count. Letters of shapes: `models/outputs.py`.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from models.cico_tubes import Tubes
 from models.outputs import Detections
 from operators.sources import Source
 
@@ -95,6 +97,57 @@ class Features:
 
 
 @dataclass(frozen=True)
+class ClipFeatures:
+    """T frames of one stream, in order, that a network sees together. The last clips of a stream are filled up with
+    frames of their own, from the first one on."""
+
+    frames: tuple[Features, ...]
+    """All of one size."""
+    real: int
+    """Frames that are not there to fill up; the first ones."""
+    new: int
+    """Frames that leave with this clip; the first ones. Those behind them leave with later clips."""
+
+    @property
+    def info(self) -> FrameInfo:
+        """Of the first frame, the oldest that has not left yet."""
+        return self.frames[0].info
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        return self.frames[0].padded
+
+
+@dataclass(frozen=True)
+class ClipTubes:
+    """What the heads found in one clip of T frames; `real` and `new` as in ClipFeatures."""
+
+    infos: tuple[FrameInfo, ...]
+    """Of all T frames."""
+    real: int
+    new: int
+    tubes: Tubes
+    prototypes: Tensor
+    """(Hp/4, Wp/4, T, k): what the masks of older tracks are painted on."""
+    size: tuple[int, int]
+    padded: tuple[int, int]
+
+    @property
+    def info(self) -> FrameInfo:
+        return self.infos[0]
+
+
+@dataclass(frozen=True)
+class ClipPlace:
+    """Where in its clip a frame stood."""
+
+    number: int
+    """0-based. A track's class and score are those of the clip, so in the results of a video they count at 0 alone."""
+    delay: int
+    """Frames of the stream that had to come after this one before it could leave."""
+
+
+@dataclass(frozen=True)
 class FrameDetections:
     """What the heads found in one frame; after association `detections.track_ids` is set."""
 
@@ -102,6 +155,8 @@ class FrameDetections:
     detections: Detections
     size: tuple[int, int]
     padded: tuple[int, int]
+    clip: ClipPlace | None = None
+    """Of networks that see clips."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +178,8 @@ class FrameTracks:
     """(N, K) float32: whole class vectors, where a video's tracks are ranked by them; else None."""
     unshown_scores: np.ndarray | None = None
     """(K,) float32: the class vector of an UNSHOWN instance of the frame; None where there is none."""
+    clip: ClipPlace | None = None
+    """Of networks that see clips."""
 
     def __len__(self) -> int:
         return len(self.track_ids)

@@ -2,37 +2,36 @@
 
 In:     FrameTracks and FrameFaults of one stream, in order, then its StreamEnd, or none where the run was cut
 Out:    files in DIR/<source name>/, see SINKS; those of an earlier run are replaced
-State:  open files; `ytvis` holds the video's masks as RLE (formats.VideoTracks), `video` one decoded frame ahead
+State:  open files; `ytvis` and `davis` hold the video's masks as RLE (formats.VideoTracks, proposals.py), `video` one
+        decoded frame ahead
 Limits: a cut run leaves whole JSONL lines, a video that plays, whole PNGs, and results.json of the frames so far
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from operators.draw import draw_tracks, letterbox
-from operators.errors import ConfigError, StageError, did_you_mean
+from operators.errors import ConfigError, did_you_mean
 from operators.formats import (
     MAX_INDEX,
     Categories,
     CategoryRule,
     VideoTracks,
-    davis_palette,
     fault_line,
     label_map,
-    replacing,
     track_line,
     write_results,
 )
+from operators.label_maps import frame_names, remove_maps, save_label_map, writing
 from operators.matching import Association
+from operators.proposals import Proposals, ProposalsConfig
 from operators.records import Frame, FrameFault, FrameTracks, StreamEnd
 from operators.sources import Source
 from operators.video_writer import VideoWriter
@@ -49,6 +48,7 @@ SINKS = {
     "ytvis": SinkKind("results.json", "YouTube-VIS results, an entry a track, as the evaluation server takes them"),
     "video": SinkKind("overlay.mp4", "the video with masks, outlines, boxes and labels in the tracks' colours"),
     "masks": SinkKind("masks", "a DAVIS palette PNG a frame, its value track id + 1 where the track is"),
+    "davis": SinkKind("davis", "the same of a video's 20 best tracks, numbered from 1, once it has ended (DAVIS 2019)"),
 }
 
 FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
@@ -56,9 +56,11 @@ FrameStream = Generator[Frame | FrameFault | StreamEnd, None, None]
 
 
 CATEGORY_RULES: dict[Association, CategoryRule] = {
-    "cosine_iou": "first", "masktrack": "majority", "identities": "ranked",
+    "cosine_iou": "first", "masktrack": "majority", "identities": "ranked", "edges": "majority", "boxes": "majority",
+    "clips": "majority",
 }  # fmt: skip
-"""Class of a whole track, for each association: CrossVIS specification 4.4, IAI specification 4."""
+"""Class of a whole track, for each association: CrossVIS specification 4.4, IAI specification 4, TLTM specification
+4.6, CiCo specification 4.5."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,8 @@ class SinkConfig:
     frame, 10, and 50 for OVIS."""
     min_video_score: float = 0.05
     """Entries of this score and below are left out where pairs are ranked, 0..1. Higher: fewer weak ones."""
+    davis: ProposalsConfig = field(default_factory=ProposalsConfig)
+    """Which tracks are DAVIS proposals."""
 
     def __post_init__(self) -> None:
         for name in ("min_score", "alpha", "min_video_score"):
@@ -145,6 +149,7 @@ def open_sinks(
         "ytvis": lambda path: ResultsSink(path, categories, video_id, category=category, config=config),
         "video": lambda path: OverlaySink(path, frames(source), categories, fps=source.fps, config=config),
         "masks": lambda path: MasksSink(path, min_score=config.min_score),
+        "davis": lambda path: ProposalsSink(path, frame_names(source), config.davis),
     }
     sinks: list[Sink] = []
     with ExitStack() as undo:
@@ -164,7 +169,7 @@ def remove_outputs(folder: Path, kinds: Sequence[str]) -> None:
     for kind in kinds:
         path = folder / SINKS[kind].file
         if path.is_dir():
-            _remove_maps(path)
+            remove_maps(path, named=kind == "davis")
             if not any(path.iterdir()):
                 path.rmdir()
         else:
@@ -195,7 +200,7 @@ class JsonlSink:
     def _append(self, line: str, record: FrameTracks | FrameFault) -> None:
         # One call of the operating system a line: a kill between two calls leaves whole lines.
         data, start = line.encode("ascii"), self._file.tell()
-        with _writing(self.path, record):
+        with writing(self.path, record.info):
             if (written := self._file.write(data)) != len(data):
                 self._file.truncate(start)
                 self._file.seek(start)
@@ -228,7 +233,7 @@ class ResultsSink:
             return
         self._closed = True
         num_frames = None if end is None else end.num_frames
-        with _writing(self.path, None):
+        with writing(self.path):
             categories, category = self._categories, self._category
             entries = self._tracks.results(self._video_id, categories, num_frames, category, *self._limits)
             write_results(self.path, entries)
@@ -246,13 +251,12 @@ class MasksSink:
     def __init__(self, path: Path, *, min_score: float = 0.5) -> None:
         self.path = path
         self._min_score = min_score
-        self._palette = davis_palette().tobytes()
         self._num_written = 0
         self._waiting: list[FrameFault] = []
         self._size: tuple[int, int] | None = None
         self._dropped: set[int] = set()  # one number a track that did not fit
         path.mkdir(exist_ok=True)
-        _remove_maps(path)
+        remove_maps(path)
 
     def write(self, tracks: FrameTracks) -> None:
         labels, dropped = label_map(tracks, self._min_score)
@@ -285,12 +289,44 @@ class MasksSink:
         self._waiting.clear()
 
     def _save(self, labels: np.ndarray, record: FrameTracks | FrameFault) -> None:
-        picture = Image.fromarray(labels)
-        picture.putpalette(self._palette)
-        path = self.path / f"{record.info.index:05d}.png"
-        with _writing(path, record), replacing(path) as part:
-            picture.save(part, format="PNG")
+        save_label_map(self.path / f"{record.info.index:05d}.png", labels, record.info)
         self._num_written += 1
+
+
+class ProposalsSink:
+    """davis/00000.png and on: DAVIS label maps of at most 20 proposals, written when the video has ended or was cut.
+
+    A map is called as its image is, so that a ground truth finds it; of a video, and where two images have one name, it
+    is the frame's number. Faulty frames have empty maps.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], config: ProposalsConfig) -> None:
+        self.path, self._names = path, names
+        self._proposals = Proposals(config)
+        self._num_written = 0
+        self._closed = False
+        path.mkdir(exist_ok=True)
+        remove_maps(path, named=True)
+
+    def write(self, tracks: FrameTracks) -> None:
+        self._proposals.add(tracks)
+
+    def fault(self, fault: FrameFault) -> None:
+        self._proposals.add(fault)
+
+    def close(self, end: StreamEnd | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for info, labels in self._proposals.maps():
+            name = self._names[info.index] if info.index < len(self._names) else f"{info.index:05d}"
+            save_label_map(self.path / f"{name}.png", labels, info)
+            self._num_written += 1
+
+    def summary(self) -> str:
+        proposals, tracks = len(self._proposals.numbers()), len(self._proposals)
+        left_out = f", {tracks - proposals} of {_counted(tracks, 'track')} left out" if tracks > proposals else ""
+        return f"{_counted(self._num_written, 'label map')}, {_counted(proposals, 'proposal')}{left_out}"
 
 
 class OverlaySink:
@@ -336,7 +372,7 @@ class OverlaySink:
         finally:
             self._frames.close()
             if self._writer is not None:
-                with _writing(self.path, None):
+                with writing(self.path):
                     self._writer.close()
 
     def summary(self) -> str:
@@ -352,9 +388,9 @@ class OverlaySink:
     def _show(self, frame: Frame, image: np.ndarray) -> None:
         if self._writer is None:
             rate = self._rate(frame)
-            with _writing(self.path, frame):
+            with writing(self.path, frame.info):
                 self._writer = VideoWriter(self.path, frame.info.width, frame.info.height, rate)
-        with _writing(self.path, frame):
+        with writing(self.path, frame.info):
             self._writer.write(letterbox(image, self._writer.height, self._writer.width), frame.info.time_s)
         self._next_index = frame.info.index + 1
 
@@ -363,12 +399,6 @@ class OverlaySink:
         second = self._pictures.peek()
         step = 0.0 if second is None else second.info.time_s - first.info.time_s
         return min(max(1 / step, 1.0), 120.0) if step > 0 else self._fps
-
-
-def _remove_maps(folder: Path) -> None:
-    for path in folder.iterdir():
-        if re.fullmatch(r"\d{5,}\.png|\.\d{5,}\.png\.part", path.name):
-            path.unlink()
 
 
 class _Peekable(Iterator[Frame]):
@@ -389,16 +419,6 @@ class _Peekable(Iterator[Frame]):
             raise StopIteration
         self._ahead = None
         return frame
-
-
-@contextmanager
-def _writing(path: Path, record: Frame | FrameTracks | FrameFault | None) -> Iterator[None]:
-    """A failing disk as an error that names file and frame."""
-    try:
-        yield
-    except OSError as error:
-        at = "" if record is None else f"{record.info}: "
-        raise StageError(f"{at}{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _counted(number: int, noun: str) -> str:

@@ -20,15 +20,18 @@ import torch
 from torch import Tensor
 
 from models import NETWORKS
+from operators.detectors import DETECTORS
 from operators.errors import ConfigError, StageError
 from operators.identity_memory import IdentifyConfig
 from operators.matching import AssociateConfig
 from operators.neighbours import NeighboursConfig
-from operators.records import FrameInfo, Pull
+from operators.records import Features, FrameInfo, Pull
+from operators.relate import RelateConfig
 from operators.shapes import ShapesConfig, generate_clip
 from operators.sources import Source
 from operators.video_writer import write_video
 from operators.weights import save_weights
+from operators.windows import WindowsConfig
 from pipelines.graph import Graph, RunContext
 from pipelines.group import StageGroup
 from pipelines.networks import NetworkSpec, as_plain
@@ -95,6 +98,11 @@ def network_for(graph: Graph) -> tuple[str, tuple[str, ...]]:
         return "configs/networks/iai_tiny.yaml", by_overlap if AssociateConfig in has else ()
     if NeighboursConfig in has:
         return "configs/networks/crossvis_r50_calibrated.yaml", ()
+    if RelateConfig in has:
+        fused = any(stage.kind.takes is stage.kind.gives is Features for stage in graph.stages)
+        return "configs/networks/tltm_tiny.yaml", () if fused else ("model.fuser=none",)
+    if WindowsConfig in has:
+        return "configs/networks/mini_cico.yaml", ()
     return "configs/networks/tiny.yaml", ()
 
 
@@ -125,9 +133,10 @@ def some_weights(spec: NetworkSpec) -> Iterator[NetworkSpec]:
         torch.manual_seed(SEED)
         path = Path(folder) / "random.safetensors"
         save_weights(path, NETWORKS[spec.name][0](spec.config).state_dict(), spec.name, as_plain(spec.config), ())
-        floors = {field.name: 0.0 for field in fields(spec.detect) if field.name.startswith("min_")}
-        most = min(RANDOM_INSTANCES, spec.detect.max_per_frame)
-        yield replace(spec, weights=path, detect=replace(spec.detect, max_per_frame=most, **floors))
+        floors: dict[str, Any] = {field.name: 0.0 for field in fields(spec.detect) if field.name.startswith("min_")}
+        limit = "most" if DETECTORS[spec.name].clips else "max_per_frame"
+        floors[limit] = min(RANDOM_INSTANCES, getattr(spec.detect, limit))
+        yield replace(spec, weights=path, detect=replace(spec.detect, **floors))
 
 
 def _pulled(group: StageGroup, source: Source) -> list[Any]:
@@ -185,3 +194,6 @@ def _leaves(value: Any) -> Iterator[Tensor | np.ndarray]:
     elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _leaves(item)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _leaves(getattr(value, field.name))

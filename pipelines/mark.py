@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+from operators.detectors import DETECTORS
+from operators.proposals import ProposalsConfig
 from operators.sinks import SinkConfig
 from pipelines.graph import Graph
 from pipelines.manifest import Mark, digest_of
@@ -26,6 +29,8 @@ def mark_of(spec: NetworkSpec, graph: Graph, sinks: SinkConfig) -> Mark:
     """Of everything that results depend on, but the videos. The network must have weights."""
     assert spec.weights is not None, "read_checkpoint comes first"
     network = [spec.name, as_plain(spec.config), as_plain(spec.detect), spec.association, as_plain(spec.inference)]
+    if DETECTORS[spec.name].relates:
+        network.append(as_plain(spec.edges))
     stages = [
         [stage.name, type(stage.settings).__name__,
          {name: value for name, value in as_plain(stage.settings).items() if name not in NOT_OF_RESULTS}]
@@ -34,9 +39,17 @@ def mark_of(spec: NetworkSpec, graph: Graph, sinks: SinkConfig) -> Mark:
     return {
         "graph": digest_of(stages),
         "network": digest_of(network),
-        "sinks": digest_of(as_plain(sinks)),
+        "sinks": digest_of(_of_sinks(sinks)),
         "weights": _digest_of_file(spec.weights),
     }
+
+
+def _of_sinks(sinks: SinkConfig) -> dict[str, Any]:
+    """Settings that came later do not count at their defaults: folders from before go on."""
+    plain = as_plain(sinks)
+    if sinks.davis == ProposalsConfig():
+        plain.pop("davis")
+    return plain
 
 
 def _digest_of_file(path: Path) -> str:

@@ -1,7 +1,8 @@
 """A file of configs/networks -> a network with its weights, ready on its device.
 
 In:     YAML: `network` (a name in NETWORKS), `weights` (a safetensors file, or none for training), `model`, `detect`,
-        `inference`, and `association`, the rule that its embeddings are trained for, or `identities`
+        `inference`, and `association`, the rule that its embeddings are trained for, `identities`, `boxes` or `edges`;
+        of the last the weights, `edges`
 Out:    `NetworkSpec`, checked before any work; `load_network`, once per process and device
 """
 
@@ -23,8 +24,12 @@ from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.heap import keep_large_blocks
 from operators.matching import Association
+from operators.object_graph import ObjectGraphConfig
 from operators.weights import Checkpoint, load_into, read_weights
 from pipelines.config import apply_overrides, build, load_yaml, resolve
+
+RELATED: tuple[Association, ...] = ("edges", "boxes")
+"""Tracks that the stage `relate` gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class _NetworkFile:
     detect: dict[str, Any] = field(default_factory=dict)
     association: Association = "cosine_iou"
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    edges: ObjectGraphConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class NetworkSpec:
     association: Association = "cosine_iou"
     """How its detections find their tracks where `associate.rule` is `network`: the rule it was trained for."""
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+    edges: ObjectGraphConfig = field(default_factory=ObjectGraphConfig)
+    """What counts how much where `association` is `edges`."""
+
+    @property
+    def fuses(self) -> bool:
+        """Its heads want the raw pyramid of the frame before."""
+        return getattr(self.config, "fuser", "none") != "none"
 
 
 def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
@@ -64,12 +77,25 @@ def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSp
     config = build(settings, file.model, str(where), "model")
     detect = build(DETECTORS[file.network].settings, file.detect, str(where), "detect")
     weights = resolve(file.weights) if file.weights else None
-    return NetworkSpec(file.network, config, detect, weights, str(where), file.association, file.inference)
+    if not DETECTORS[file.network].relates:
+        able = " and ".join(name for name, kind in DETECTORS.items() if kind.relates)
+        if file.association in RELATED:
+            raise ConfigError(f"{where}, association: '{file.association}' is for {able}, not for '{file.network}'.")
+        if file.edges is not None:
+            raise ConfigError(f"{where}, edges: these weights are for {able}, not for '{file.network}'.")
+    edges = file.edges or ObjectGraphConfig()
+    return NetworkSpec(file.network, config, detect, weights, str(where), file.association, file.inference, edges)
 
 
 def default_graph(spec: NetworkSpec) -> str:
     """The file of configs/graphs that this network runs on where no other is named."""
-    return "configs/graphs/offline_iai.yaml" if DETECTORS[spec.name].remembers else "configs/graphs/offline.yaml"
+    if DETECTORS[spec.name].remembers:
+        return "configs/graphs/offline_iai.yaml"
+    if DETECTORS[spec.name].clips:
+        return "configs/graphs/offline_cico.yaml"
+    if spec.association in RELATED:
+        return "configs/graphs/offline_tltm.yaml" if spec.fuses else "configs/graphs/offline_centermask.yaml"
+    return "configs/graphs/offline.yaml"
 
 
 def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
@@ -155,4 +181,4 @@ _TRAINING_ONLY = {"gradient_gate", "frozen_stages", "center_sampling", "dice_eps
                   "crossover_reduction", "crossover_place", "identity",
                   "sampling", "max_per_level", "max_iou", "max_proposals", "giou_added", "max_mask_positives",
                   "id_loss", "fix_pad", "drop_path", "interval", "pad_memory",
-                  "regions", "proposals", "train_reference"}
+                  "regions", "proposals", "train_reference", "crop_train", "match", "average_boxes"}

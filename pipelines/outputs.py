@@ -165,7 +165,7 @@ class Files:
             kept = set(before.save) - kinds if same else set()
             remove_outputs(place, sorted(set(before.save) - kinds - kept))
         if place.is_dir():
-            remove_outputs(place, sorted(kinds & {"masks"}))  # it may have had more frames
+            remove_outputs(place, sorted(kinds & {"masks", "davis"}))  # it may have had more frames
         adopt(folder, place)
         return kept
 

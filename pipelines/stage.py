@@ -14,8 +14,9 @@ Each stage that remembers says under "Limits" in its file what bounds its state 
 forgets nothing, that is a setting, and the paper's way the default. tests/pipelines/contract.py checks all of this for
 every stage of the graph, and test_contract.py fails for one that has no entry there.
 
-This room is enough for all four systems: CrossVIS remembers in `associate`, TLTM (previous pyramid) and IAI (identity
-memory) inside `heads` and on its device, CiCo holds a window of frames back and gives the last one out on `close`.
+This room is enough for all four systems: CrossVIS remembers in `associate`, IAI (identity memory) in `identify`, which
+stands for its heads, TLTM before them in `previous` (the last pyramid) and behind them in `relate`, all on the device;
+CiCo holds a window of frames back and gives the last one out on `close`.
 """
 
 from __future__ import annotations

@@ -1,29 +1,48 @@
 """The stages that a graph may name: what each takes and gives, whether it remembers, and how it is built.
 
-A new stage is a class in `operators/` and an entry here. A network that remembers (IAI: `identify`; TLTM) gets an entry
-of its own with `stateful=True`, and stands where `heads` stands; nothing else changes.
+A new stage is a class in `operators/` and an entry here. A network that remembers (IAI: `identify`; TLTM: `previous`
+and `relate`; CiCo: `windows`, `tubes` and `track_tubes`) gets entries of its own with `stateful=True`, which stand
+where `heads` stands; nothing else changes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from operators.association import Associate
+from operators.clip_tracking import ClipTrackConfig
 from operators.decode import Decode, DecodeConfig
 from operators.detectors import DETECTORS
 from operators.errors import ConfigError
+from operators.find_tubes import ClipBatchConfig, FindTubes
 from operators.identify import Identify
 from operators.identity_memory import IdentifyConfig
+from operators.live.stage import LiveConfig, Receive
 from operators.masks import EncodeMasks
 from operators.matching import AssociateConfig, Association, Rule
 from operators.neighbours import Neighbours, NeighboursConfig
 from operators.network import Backbone, BatchConfig, Heads, Network
 from operators.preprocess import Preprocess
-from operators.records import Features, Frame, FrameDetections, FrameTracks, Image, Pull
+from operators.previous import Previous
+from operators.records import (
+    ClipFeatures,
+    ClipTubes,
+    Features,
+    Frame,
+    FrameDetections,
+    FrameTracks,
+    Image,
+    Pull,
+)
+from operators.relate import ByBoxes, ByEdges, Relate, RelateConfig, RelateRule
+from operators.track_tubes import TrackTubes
+from operators.windows import Windows, WindowsConfig
 from pipelines.graph import Graph, RunContext, StageKind
-from pipelines.networks import NetworkSpec, load_network
+from pipelines.networks import RELATED, NetworkSpec, default_graph, load_network
+
+TLTM_GRAPH, BASELINE_GRAPH = "configs/graphs/offline_tltm.yaml", "configs/graphs/offline_centermask.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +71,10 @@ def choose_device(device: str) -> torch.device:
 
 def _decode(settings: DecodeConfig, context: RunContext) -> Decode:
     return Decode(settings)
+
+
+def _receive(settings: LiveConfig, context: RunContext) -> Receive:
+    return Receive(settings)
 
 
 def _preprocess(settings: PreprocessConfig, context: RunContext) -> Preprocess:
@@ -83,11 +106,40 @@ def _heads(settings: BatchConfig, context: RunContext) -> Heads:
         )
     if detector.clips:
         raise ConfigError(
-            f"{spec.where}: '{spec.name}' speaks of clips, and no stage of a graph gives it windows of frames. It can "
-            f"be trained and its weights imported; to run one, name another network."
+            f"{spec.where}: '{spec.name}' speaks of clips, so the graph needs the stages 'windows', 'tubes' and "
+            f"'track_tubes' instead of 'heads' and 'associate'. Take --graph {default_graph(spec)}."
+        )
+    if spec.fuses:
+        raise ConfigError(
+            f"{spec.where}: '{spec.name}' fuses each frame with the one before, so the graph needs the stages "
+            f"'previous' and 'relate' instead of 'heads' and 'associate'. Take --graph {TLTM_GRAPH}."
         )
     network, device = _network(context)
     return Heads(network, settings, detector.of(spec.detect), device)
+
+
+def _previous(settings: NoSettings, context: RunContext) -> Previous:
+    spec = _spec(context)
+    if not spec.fuses:
+        raise ConfigError(
+            f"{spec.where}: the graph has a 'previous' stage, but this network fuses no frame with the one before. "
+            f"Take --graph {BASELINE_GRAPH}, or a network such as tltm with model.fuser set, and its weights."
+        )
+    return Previous(choose_device(context.device))
+
+
+def _relate(settings: RelateConfig, context: RunContext) -> Relate:
+    spec = _spec(context)
+    name = _relate_rule(settings, spec)
+    network, device = _network(context)
+    if name == "boxes":
+        rule = ByBoxes(settings.boxes)
+    else:
+        edges = settings.edges_of(spec.edges)
+        if not getattr(spec.config, "relations", False):    # all edges count the same then (specification 4.3)
+            edges = replace(edges, edge_weight=0.0)
+        rule = ByEdges(network.edges, edges, device)
+    return Relate(network, settings, DETECTORS[spec.name].of(spec.detect), rule, device, spec.fuses)
 
 
 def _identify(settings: IdentifyConfig, context: RunContext) -> Identify:
@@ -102,6 +154,35 @@ def _identify(settings: IdentifyConfig, context: RunContext) -> Identify:
     return Identify(network, settings, detector.of(spec.detect), device, spec.detect.min_visible)
 
 
+def _windows(settings: WindowsConfig, context: RunContext) -> Windows:
+    spec = _sees_clips(_spec(context), "windows")
+    try:
+        return Windows(spec.config.clip_length, settings)
+    except ValueError as error:
+        raise ConfigError(f"{spec.where}, with this graph: windows: {error}.") from error
+
+
+def _tubes(settings: ClipBatchConfig, context: RunContext) -> FindTubes:
+    spec = _sees_clips(_spec(context), "tubes")
+    network, device = _network(context)
+    return FindTubes(network, settings, DETECTORS[spec.name].of(spec.detect), device)
+
+
+def _track_tubes(settings: ClipTrackConfig, context: RunContext) -> TrackTubes:
+    spec = _sees_clips(_spec(context), "track_tubes")
+    return TrackTubes(settings, spec.config.masks, choose_device(context.device))
+
+
+def _sees_clips(spec: NetworkSpec, stage: str) -> NetworkSpec:
+    """The network, for a stage that is there for networks that see clips. Raises ConfigError for another."""
+    if not DETECTORS[spec.name].clips:
+        raise ConfigError(
+            f"{spec.where}: the graph has a '{stage}' stage, but '{spec.name}' sees single frames. Take --graph "
+            f"{default_graph(spec)}, or name a network such as cico."
+        )
+    return spec
+
+
 def _associate(settings: AssociateConfig, context: RunContext) -> Associate:
     return Associate(settings, _rule_of(context.network))
 
@@ -111,8 +192,19 @@ def _encode_masks(settings: NoSettings, context: RunContext) -> EncodeMasks:
 
 
 def association_of(graph: Graph, network: NetworkSpec | None) -> Association | None:
-    """The rule by which a graph gives track ids with this network; None for a graph that has no such stage."""
+    """The rule by which a graph gives track ids with this network; None for a graph that has no such stage.
+
+    Raises ConfigError where the network has tracks of another kind, or fuses frames and the graph keeps none.
+    """
     settings = [stage.settings for stage in graph.stages]
+    for one in settings:
+        if isinstance(one, ClipTrackConfig):
+            if network is not None:
+                _sees_clips(network, "track_tubes")
+            return "clips"
+        if isinstance(one, RelateConfig) and network is not None:
+            _check_reference(graph, network)
+            return _relate_rule(one, network)
     rules = [one.rule_for(_rule_of(network)) for one in settings if isinstance(one, AssociateConfig)]
     if rules:
         return rules[-1]
@@ -122,17 +214,46 @@ def association_of(graph: Graph, network: NetworkSpec | None) -> Association | N
 def _rule_of(network: NetworkSpec | None) -> Rule:
     if network is None:
         return "cosine_iou"
+    if DETECTORS[network.name].clips:
+        raise ConfigError(
+            f"{network.where}: '{network.name}' speaks of clips, whose tracks the stage 'associate' does not give. "
+            f"Take --graph {default_graph(network)}."
+        )
     if network.association == "identities":
         raise ConfigError(
             f"{network.where}: its tracks are the identities that the network itself says (association: identities), "
             f"so the graph must not have an 'associate' stage. Take --graph configs/graphs/offline_iai.yaml."
         )
-    if network.association == "edges":
+    if network.association in RELATED:
         raise ConfigError(
-            f"{network.where}: its tracks follow the scores of its own object graph (association: edges), which the "
-            f"stage 'associate' does not compute. It can be trained and its weights imported; to run one, name another."
+            f"{network.where}: its tracks live in pixels of the network input (association: {network.association}), so "
+            f"the graph needs the stage 'relate' instead of 'heads' and 'associate'. Take --graph "
+            f"{default_graph(network)}."
         )
     return network.association
+
+
+def _relate_rule(settings: RelateConfig, network: NetworkSpec) -> RelateRule:
+    if not DETECTORS[network.name].relates:
+        raise ConfigError(
+            f"{network.where}: the graph has a 'relate' stage, which follows the objects of tltm and centermask, not "
+            f"those of '{network.name}'. Take --graph {default_graph(network)}."
+        )
+    rule = network.association if settings.rule == "network" else settings.rule
+    if rule not in RELATED:
+        raise ConfigError(
+            f"{network.where}: the stage 'relate' leaves its rule to the network, whose file says association: {rule}; "
+            f"expected edges or boxes. Change it there, or set relate.rule."
+        )
+    return rule
+
+
+def _check_reference(graph: Graph, network: NetworkSpec) -> None:
+    if network.fuses and not any(stage.kind.build is _previous for stage in graph.stages):
+        raise ConfigError(
+            f"{network.where}: '{network.name}' fuses each frame with the one before, but the graph has no 'previous' "
+            f"stage to keep it. Take --graph {TLTM_GRAPH}."
+        )
 
 
 def _spec(context: RunContext) -> NetworkSpec:
@@ -149,12 +270,21 @@ def _network(context: RunContext) -> tuple[Network, torch.device]:
 
 STAGES = {
     "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True, mixes=True),
+    "receive": StageKind("operator", Pull, Frame, LiveConfig, _receive, stateful=True, mixes=True),
     "preprocess": StageKind("operator", Frame, Image, PreprocessConfig, _preprocess, on_device=True),
     "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
     "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, stateful=True),
+    "previous": StageKind("operator", Features, Features, NoSettings, _previous, stateful=True, on_device=True,
+                          mixes=True),
     "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, on_device=True),
+    "windows": StageKind("operator", Features, ClipFeatures, WindowsConfig, _windows, stateful=True, mixes=True),
+    "tubes": StageKind("network", ClipFeatures, ClipTubes, ClipBatchConfig, _tubes, on_device=True),
+    "track_tubes": StageKind("operator", ClipTubes, FrameDetections, ClipTrackConfig, _track_tubes, stateful=True,
+                             on_device=True, mixes=True),
     "identify": StageKind("network", Features, FrameDetections, IdentifyConfig, _identify, stateful=True,
                           on_device=True, mixes=True),
+    "relate": StageKind("network", Features, FrameDetections, RelateConfig, _relate, stateful=True, on_device=True,
+                        mixes=True),
     "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, stateful=True),
     "encode_masks": StageKind("operator", FrameDetections, FrameTracks, NoSettings, _encode_masks, on_device=True),
 }

@@ -96,21 +96,23 @@ def _masks_of(state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def inflated(renamed: Renamed, own: Mapping[str, Tensor]) -> Renamed:
+    """`grown`, of what was renamed."""
+    return replace(renamed, state=grown(renamed.state, own))
+
+
+def grown(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """2D weights as the 3D ones `own` that they begin: kernels get taps in time that sum to 1, and the box layer gives
     each of T frames the still's boxes. What has its shape already, or fits none of this, stays as it is."""
-    state = {name: _inflated(name, value, own[name]) if name in own else value for name, value in renamed.state.items()}
-    return replace(renamed, state=state)
+    return {name: _inflated(name, value, own[name]) if name in own else value for name, value in state.items()}
 
 
 def _inflated(name: str, value: Tensor, own: Tensor) -> Tensor:
-    if value.shape == own.shape:
-        return value
+    if name.startswith("clip_heads.boxes.") and len(value) == 4 * ANCHORS and len(own) % len(value) == 0:
+        by_anchor = value.unflatten(0, (ANCHORS, 1, 4))                                 # (3, 1, 4, ..)
+        value = torch.cat([by_anchor] * (len(own) // len(value)), dim=1).flatten(0, 2)
     if own.dim() == 5 and value.shape == own.shape[:2] + own.shape[3:]:
         taps = next((taps for begin, taps in TAPS.items() if name.startswith(begin)), None)
+        if taps is not None and len(taps) != own.shape[2]:              # last layers of slots of two frames
+            taps = (1 / own.shape[2],) * own.shape[2]
         return value if taps is None else value[:, :, None] * value.new_tensor(taps)[:, None, None]
-    if name.startswith("clip_heads.boxes.") and value.shape[1:] == own.shape[1:] and len(value) == 4 * ANCHORS:
-        frames, rest = divmod(len(own), len(value))
-        if not rest:
-            by_anchor = value.unflatten(0, (ANCHORS, 1, 4))                             # (3, 1, 4, ..)
-            return torch.cat([by_anchor] * frames, dim=1).flatten(0, 2)
     return value

@@ -28,7 +28,8 @@ examples:
 DAVIS = """J and F of DAVIS 2019, unsupervised task, as the official toolkit computes them.
 
 GT is a DAVIS folder (Annotations_unsupervised/480p, ImageSets/2017/val.txt) or a folder of SEQUENCE/00000.png.
-RESULTS is a folder of SEQUENCE/00000.png, or what `maskstream run --save masks` leaves. All are PNGs of labels (with a
+RESULTS is a folder of SEQUENCE/00000.png, or what `maskstream run --save davis` leaves (`maskstream evaluate run` makes
+and scores it in one command; of `--save masks` ids beyond 19 are too many). All are PNGs of labels (with a
 palette, not RGB): 0 background, 255 in GT void, 1 to 20 the proposals. Every frame of GT needs its result; others are
 not looked at. Proposals go to objects for the best mean of J and F over the sequence."""
 MOT = """HOTA, IDF1, MOTA and ID switches of mask tracks, by TrackEval.

@@ -34,6 +34,8 @@ Every frame is processed exactly once. In DIR/<source name>/ you find
   results.json   YouTube-VIS results, as the evaluation server takes them
   overlay.mp4    the video with masks, boxes, classes and ids in colours that stay with their tracks
   masks/         DAVIS palette PNGs, a frame each, pixel value track id + 1
+  davis/         with --save davis: the same of a video's 20 best tracks, numbered from 1 and called as its images, as
+                 the unsupervised task of DAVIS 2019 wants them
 and beside these folders
   manifest.json  which videos are done, a line each; the same command goes on after a Ctrl-C, a crash or a kill where
                  it was, and its results are the same bytes. Videos that are done are not run again: see --fresh
@@ -48,6 +50,7 @@ examples:
   maskstream run frames/ --save jsonl,masks                   only these outputs
   maskstream run 'archive/**/*.mp4' --save jsonl --out runs/archive      thousands of videos; cut it, and go on
   maskstream run 's3://bucket/day/*.mp4' --executor ray --address auto --replicas 8     spread over a cluster
+  maskstream run 'DAVIS/JPEGImages/480p/*' --save davis       proposals, for `maskstream evaluate davis`
   maskstream run a.mp4 --fresh                                make anew what is done, or was made with other settings
   maskstream run a.mp4 --set associate.min_match=0.5          a setting of a stage of the graph
   maskstream run a.mp4 --set network.detect.min_score=0.1     a setting of the network

@@ -256,3 +256,15 @@ def test_a_few_steps_find_the_object():
 
 def test_size_of_the_small_network():
     assert SIZE[0] % 32 == 0 and sum(p.numel() for p in small_cico().parameters()) < 30_000
+
+
+def test_a_trunk_in_half_as_many_bits_gives_whole_features():
+    """As the fused form's, where the processor has bfloat16: the mask head's convolutions stay in float32."""
+    network = small_cico().eval()
+    images = clip_images(1)
+    with torch.inference_mode():
+        plain = network.features(images)[-1]
+        network.fpn.register_forward_hook(lambda module, given, levels: tuple(x.bfloat16() for x in levels))
+        half = network.features(images)[-1]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, plain, rtol=0.05, atol=0.02 * float(plain.abs().max()))

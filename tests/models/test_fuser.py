@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.fuser import PyramidFuser, ResFuser
+from models.fuser import FORMS, PyramidFuser, correlation
 from tests.models.oracles import conv
 from tests.models.small import shake
 
@@ -35,6 +35,64 @@ def test_each_level_by_its_convolutions_the_reference_first():
         x = current.double() + conv(x, level.conv2.weight, level.conv2.bias)
         assert torch.allclose(out.double(), x, atol=1e-5)
         assert (out < 0).any(), "no ReLU behind the sum"
+
+
+def test_counts_of_the_forms_that_nothing_selects():
+    """V2 adds a convolution 512 -> 512, V3 256 channels between the two maps: 768 for 512 (specification 2.3)."""
+    with torch.device("meta"):
+        twice, correlated = (PyramidFuser(256, 1, form) for form in ("twice", "correlated"))
+    assert sum(p.numel() for p in twice.parameters()) == 1_769_984 + 512 * 512 * 9 + 512
+    assert correlated.levels[0].conv1.weight.shape == (256, 768, 3, 3)
+
+
+@torch.no_grad()
+def test_a_convolution_applied_twice_with_the_same_weights():
+    fuser = PyramidFuser(4, 1, "twice")
+    shake(fuser, 0)
+    (level,), reference, current = fuser.levels, pyramid(1)[0], pyramid(2)[0]
+    x = torch.cat([reference, current], dim=1)
+    for _ in range(2):
+        x = conv(x, level.conv0.weight, level.conv0.bias).clamp(min=0)
+    x = conv(x, level.conv1.weight, level.conv1.bias).clamp(min=0)
+    x = current.double() + conv(x, level.conv2.weight, level.conv2.bias)
+    assert torch.allclose(fuser((reference,), (current,))[0].double(), x, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [1, 3, 4, 16])
+def test_correlation_cell_by_cell(patch):
+    reference, current = pyramid(1)[1], pyramid(2)[1]                                           # (2, 4, 4, 6)
+    expected, first = torch.zeros(2, patch, patch, 4, 6), -((patch - 1) // 2)
+    for y in range(4):
+        for x in range(6):
+            for i in range(patch):
+                for j in range(patch):
+                    v, u = y + first + i, x + first + j
+                    if 0 <= v < 4 and 0 <= u < 6:
+                        expected[:, i, j, y, x] = (current[:, :, y, x] * reference[:, :, v, u]).sum(1) / 4
+    assert torch.allclose(correlation(reference, current, patch), expected.flatten(1, 2), atol=1e-6)
+
+
+def test_correlation_finds_where_a_thing_was():
+    reference, current = torch.zeros(1, 2, 9, 12), torch.zeros(1, 2, 9, 12)
+    reference[0, :, 4, 5] = current[0, :, 2, 8] = 1.0
+    found = correlation(reference, current, 16)[0, :, 2, 8].reshape(16, 16)
+    assert found.nonzero().tolist() == [[2 + 7, -3 + 7]] and found.max() == 1
+
+
+def test_gradient_of_the_correlation_by_differences():
+    maps = [torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda *pair: correlation(*pair, 3), maps)
+
+
+@torch.no_grad()
+def test_the_correlation_stands_between_the_two_maps():
+    fuser = PyramidFuser(4, 1, "correlated")
+    shake(fuser, 0)
+    (level,), reference, current = fuser.levels, pyramid(1)[0], pyramid(2)[0]
+    x = torch.cat([reference, correlation(reference, current, 16), current], dim=1)
+    x = conv(conv(x, level.conv1.weight, level.conv1.bias).clamp(min=0), level.conv2.weight, level.conv2.bias)
+    assert torch.allclose(fuser((reference,), (current,))[0].double(), current.double() + x, atol=1e-5)
 
 
 @torch.no_grad()
@@ -77,7 +135,8 @@ def test_images_of_a_batch_do_not_meet():
     assert all(torch.allclose(out[1:], one, atol=1e-6) for out, one in zip(fuser(before, now), alone, strict=True))
 
 
-def test_gradient_by_differences():
-    fuse = ResFuser(2).double()
+@pytest.mark.parametrize("form", ["plain", "twice"])
+def test_gradient_by_differences(form):
+    fuse = FORMS[form](2).double()
     maps = [torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert torch.autograd.gradcheck(fuse, maps)

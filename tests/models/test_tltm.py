@@ -247,15 +247,18 @@ def test_edges_teach_both_frames():
         assert [bool(g.any()) for g in grad] == [True, False, True], "the second pair has no edge, and none crosses"
 
 
-@pytest.mark.parametrize("fuser", ["none", "single", "double"])
-def test_every_parameter_learns(fuser):
-    network = small_tltm(fuser=fuser, regions="proposals", train_reference="previous")
+@pytest.mark.parametrize("fuser, form", [
+    ("none", "plain"), ("single", "plain"), ("double", "plain"), ("single", "twice"), ("single", "correlated"),
+])
+def test_every_parameter_learns(fuser, form):
+    network = small_tltm(fuser=fuser, fuser_form=form, regions="proposals", train_reference="previous")
     sum(network(three_pairs()).values()).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"fuser": "off"}, "fuser is 'off', expected"), ({"fuser_scope": "none"}, "fuser_scope"),
+    ({"fuser_form": "v2"}, "fuser_form is 'v2', expected one of plain, twice"),
     ({"train_reference": "next"}, "train_reference"), ({"object_dim": 40}, "multiple of 16"),
     ({"graph_rounds": 0}, "at least 1"), ({"regions": "both"}, "regions"),
 ])  # fmt: skip

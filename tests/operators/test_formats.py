@@ -24,7 +24,7 @@ from operators.formats import (
     track_line,
     write_results,
 )
-from operators.records import FrameFault, FrameInfo, FrameTracks
+from operators.records import ClipPlace, FrameFault, FrameInfo, FrameTracks
 
 CATEGORIES = Categories(("dog", "cat"), (4, 9))
 
@@ -85,6 +85,22 @@ def test_a_line_worked_by_hand():
         '"category":"cat","category_id":9,"score":0.8765,"box":[1.0,0.0,3.0,2.0],'
         '"segmentation":{"size":[2,3],"counts":"231"}}]}\n'
     )
+
+
+def test_a_frame_of_a_clip_says_how_late_it_is():
+    frame = replace(tracks_of(3), clip=ClipPlace(number=1, delay=2))
+    line = json.loads(track_line(frame, CATEGORIES))
+    assert line["delay_frames"] == 2 and "delay_frames" not in json.loads(track_line(tracks_of(3), CATEGORIES))
+
+
+def test_clips_count_once_in_a_videos_tracks():
+    """Two clips, of two frames and of one: (0.8 + 0.2) / 2, and a class that each clip has one vote for."""
+    video = VideoTracks()
+    for index, (number, label, score) in enumerate([(0, 1, 0.8), (1, 1, 0.8), (0, 0, 0.2)]):
+        video.add(replace(tracks_of(index, (5, label, score, FULL)), clip=ClipPlace(number, 0)))
+    (entry,) = video.results(1, CATEGORIES, category="majority")
+    assert entry["score"] == pytest.approx(0.5) and entry["category_id"] == 4, "4 is the lower of two ids"
+    assert entry["segmentations"] == [FULL] * 3
 
 
 def test_a_fault_is_a_line_that_says_why():

@@ -109,6 +109,32 @@ def test_no_instance():
     assert encode_masks(torch.zeros(0, 6, 8), (24, 32), 48, 64) == ()
 
 
+@pytest.mark.parametrize("size, height, width", [
+    pytest.param((24, 32), 24, 32, id="the frame fills the input"),
+    pytest.param((20, 32), 41, 67, id="padded below, enlarged by different shares"),
+    pytest.param((19, 27), 60, 54, id="cells that the frame fills in part are not its own"),
+    pytest.param((24, 12), 9, 5, id="portrait, shrunk"), pytest.param((2, 3), 3, 2, id="less than a cell"),
+])
+def test_plain_masks_against_torch(size, height, width):
+    """CiCo specification 4.5: the cells that the frame fills, cut out, then one bilinear step, half-pixel centres."""
+    logits = torch.from_numpy(np.random.default_rng(height).normal(0, 3, (3, 6, 8)))
+    rows, columns = (max(side // 4, 1) for side in size)
+    cut = logits.sigmoid()[None, :, :rows, :columns]
+    expected = torch.nn.functional.interpolate(cut, (height, width), mode="bilinear", align_corners=False)[0].numpy()
+    rles = encode_masks(logits.float(), size, height, width, plain=True)
+    found = decode_masks(rles, height, width).transpose(2, 0, 1) > 0
+    clear = np.abs(expected - 0.5) > 1e-5
+    assert clear.mean() > 0.999
+    np.testing.assert_array_equal(found[clear], (expected > 0.5)[clear])
+
+
+def test_plain_masks_of_probabilities_that_are_0_or_1():
+    """What was cut off has a logit of minus infinity."""
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).logit()[None]
+    found = decode_masks(encode_masks(logits, (8, 8), 4, 4, plain=True), 4, 4)[..., 0]
+    np.testing.assert_array_equal(found > 0, draw("..##", "..##", "##..", "##.."))
+
+
 # ----------------------------------------------------------------------------------------------- logits that fill a box
 
 

@@ -122,6 +122,26 @@ def test_ids_are_never_given_twice():
     assert run(*frames) == [[0], [1], [1], [0], [0, 1]]
 
 
+@pytest.mark.parametrize("most, ids", [
+    pytest.param(None, [0, 1, 2, 0, 1, 2], id="all are kept"),
+    pytest.param(3, [0, 1, 2, 0, 1, 2], id="as many as there are"),
+    pytest.param(2, [0, 1, 2, 3, 4, 5], id="the one unseen longest goes, and comes back as another"),
+    pytest.param(1, [0, 1, 2, 3, 4, 5], id="the last alone"),
+])
+def test_a_number_of_tracks(most, ids):
+    places = [A, FAR, (80.0, 0.0, 89.0, 9.0)]
+    frames = [found([places[t % 3]]) for t in range(6)]
+    assert [one for (one,) in run(*frames, cfg=ObjectGraphConfig(max_tracks=most))] == ids
+
+
+def test_of_tracks_seen_alike_the_oldest_go():
+    cfg = ObjectGraphConfig(max_tracks=2)
+    memory, tracks = advance(TrackMemory.empty(D), found([A, FAR, (80.0, 0.0, 89.0, 9.0)]), 0, even, cfg)
+    assert tracks.track_ids.tolist() == [0, 1, 2] and memory.track_ids.tolist() == [1, 2] and memory.next_id == 3
+    memory, _ = advance(memory, found([FAR, (20.0, 70.0, 29.0, 79.0)]), 1, even, cfg)
+    assert memory.track_ids.tolist() == [1, 3], "track 2 was not seen in the last frame"
+
+
 def test_logits_without_a_gate_find_what_left_the_view():
     """A logit below 0 says new, one above 0 an old track, wherever it is."""
     cfg = ObjectGraphConfig(edge_term="logit", min_iou=None)
@@ -134,6 +154,7 @@ def test_logits_without_a_gate_find_what_left_the_view():
     ({"edge_weight": -1.0}, "edge_weight is -1"), ({"class_weight": math.inf}, "class_weight"),
     ({"edge_term": "sigmoid"}, "edge_term is 'sigmoid'"), ({"min_iou": 0.0}, "min_iou is 0"),
     ({"min_iou": None}, "edge_term: logit"), ({"max_unseen": -1}, "max_unseen"),
+    ({"max_tracks": 0}, "max_tracks is 0"),
 ])  # fmt: skip
 def test_settings_that_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

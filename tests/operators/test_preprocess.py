@@ -48,6 +48,30 @@ def test_resize_to(height, width, short, long, expected):
     assert resize_to(height, width, short, long) == expected
 
 
+@pytest.mark.parametrize("height, width, expected", [
+    pytest.param(720, 1280, (360, 640), id="16:9"), pytest.param(1280, 720, (384, 216), id="portrait: the rows limit"),
+    pytest.param(384, 640, (384, 640), id="the box itself"), pytest.param(480, 640, (384, 512), id="4:3"),
+    pytest.param(300, 500, (384, 640), id="of the box's shape, enlarged"),
+    pytest.param(299, 500, (382, 640), id="a little wider: 382.72 is cut"),
+    pytest.param(301, 500, (384, 637), id="a little taller: 637.87 is cut"),
+    pytest.param(1, 5000, (1, 640), id="a thread: no side becomes 0"),
+    pytest.param(5000, 1, (384, 1), id="an upright thread"), pytest.param(1, 1, (384, 384), id="one pixel"),
+])  # fmt: skip
+def test_fitted_into_a_box(height, width, expected):
+    """CiCo specification 1.2, for 384 x 640."""
+    assert resize_to(height, width, 384, 640, "box") == expected
+
+
+@pytest.mark.parametrize("height, width, size", [(60, 100, (30, 50)), (100, 60, (30, 18)), (30, 60, (25, 50))])
+def test_a_box_is_padded_to_its_whole(height, width, size):
+    """Whatever the frame's shape, up to the next multiple of the divisor."""
+    (image,) = Preprocess(replace(SMALL, fit="box"))([frame(height, width)])
+    assert image.size == size and tuple(image.pixels.shape) == (3, 32, 64)
+    rest = image.pixels.clone()
+    rest[:, : size[0], : size[1]] = 0
+    assert not rest.any() and image.pixels.any()
+
+
 def test_the_long_side_never_exceeds_its_limit():
     for height in range(1, 400, 7):
         for width in range(1, 700, 13):

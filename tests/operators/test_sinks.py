@@ -18,6 +18,7 @@ from operators.decode import open_reader
 from operators.draw import draw_tracks, track_color
 from operators.errors import ConfigError, SourceError, StageError
 from operators.formats import Categories, davis_palette, read_jsonl
+from operators.proposals import ProposalsConfig
 from operators.records import Frame, FrameFault, FrameInfo, FrameTracks, StreamEnd
 from operators.sinks import SINKS, FrameStream, SinkConfig, open_sinks
 from operators.sources import Source
@@ -108,7 +109,7 @@ def test_a_whole_run(tmp_path):
     assert sorted(p.name for p in (folder / "masks").iterdir()) == [f"0000{i}.png" for i in range(4)]
     assert summaries == [
         "4 lines", "3 tracks over 4 frames", "4 frames",
-        "4 label maps, 1 track left out: a map holds the ids 0 to 253",
+        "4 label maps, 1 track left out: a map holds the ids 0 to 253", "4 label maps, 3 proposals",
     ]  # fmt: skip
 
 
@@ -118,8 +119,8 @@ def test_a_stream_without_frames(tmp_path):
     folder = tmp_path / "clip"
     assert (folder / "tracks.jsonl").read_bytes() == b""
     assert json.loads((folder / "results.json").read_text()) == []
-    assert sorted(p.name for p in folder.iterdir()) == ["masks", "results.json", "tracks.jsonl"]
-    assert list((folder / "masks").iterdir()) == []
+    assert sorted(p.name for p in folder.iterdir()) == ["davis", "masks", "results.json", "tracks.jsonl"]
+    assert not list((folder / "masks").iterdir()) and not list((folder / "davis").iterdir())
 
 
 def test_a_cut_run_leaves_valid_files_of_what_was_done(tmp_path):
@@ -129,7 +130,26 @@ def test_a_cut_run_leaves_valid_files_of_what_was_done(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     assert [len(r["segmentations"]) for r in results] == [3, 3]
     assert greys(folder / "overlay.mp4") == [0, 1, 2]
-    assert len(list((folder / "masks").iterdir())) == 3
+    assert len(list((folder / "masks").iterdir())) == len(list((folder / "davis").iterdir())) == 3
+
+
+@pytest.mark.parametrize("source, names", [
+    pytest.param(Source("clip", "video", "clip.mp4"), ["00000", "00001", "00002", "00003"], id="a video: numbers"),
+    pytest.param(Source("clip", "images", "/", ("b/00004.jpg", "b/00008.jpg", "b/x.1.png", "b/y.jpg")),
+                 ["00004", "00008", "x.1", "y"], id="a folder: names of its images"),
+    pytest.param(Source("clip", "images", "/", ("a/0.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg")),
+                 ["00000", "00001", "00002", "00003"], id="two images of one name: numbers"),
+])  # fmt: skip
+def test_proposals_are_called_as_their_images(tmp_path, source, names):
+    """Frame 1 could not be decoded: its map is empty. Values are ranks of the tracks, of which 300 is the second."""
+    results = [RESULTS[0], fault_of(1), *RESULTS[2:]]
+    [summary] = run(tmp_path, ["davis"], results, [], end=END, source=source,
+                    config=SinkConfig(davis=ProposalsConfig(max_proposals=2)))                            # fmt: skip
+    pictures = [Image.open(tmp_path / "clip" / "davis" / f"{name}.png") for name in names]
+    assert [sorted(set(np.asarray(one).ravel().tolist())) for one in pictures] == [[0, 1], [0], [0, 1], [0, 2]]
+    assert all(one.mode == "P" and one.getpalette()[3:9] == [128, 0, 0, 0, 128, 0] for one in pictures)
+    assert summary == "4 label maps, 2 proposals, 1 of 3 tracks left out"
+    assert sorted(path.stem for path in (tmp_path / "clip" / "davis").iterdir()) == sorted(names)
 
 
 def test_lines_are_on_the_disk_before_the_end(tmp_path):
@@ -236,11 +256,13 @@ def test_outputs_of_an_earlier_run_are_replaced_and_nothing_else(tmp_path):
     run(tmp_path, SINKS, RESULTS, [*FRAMES, END], end=END)
     folder = tmp_path / "clip"
     (folder / "masks" / "notes.txt").write_text("mine")
+    (folder / "davis" / "frame_7.png").write_text("of an earlier run, whose images had other names")
     (folder / "notes.txt").write_text("mine")
     run(tmp_path, SINKS, RESULTS[:1], FRAMES[:1], end=StreamEnd("clip", 1))
     assert len(list(read_jsonl(folder / "tracks.jsonl"))) == 1
     assert greys(folder / "overlay.mp4") == [0]
     assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "notes.txt"]
+    assert [p.name for p in (folder / "davis").iterdir()] == ["00000.png"]
     assert (folder / "notes.txt").read_text() == "mine"
 
 
@@ -249,7 +271,7 @@ def test_a_killed_run_does_not_leave_the_results_of_the_one_before(tmp_path):
     sinks = open_sinks(
         tmp_path, ["ytvis", "video"], Source("clip", "video", "c"), CATEGORIES, frames=lambda _: frames_of([])
     )
-    assert sorted(p.name for p in (tmp_path / "clip").iterdir()) == ["masks", "tracks.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "clip").iterdir()) == ["davis", "masks", "tracks.jsonl"]
     for sink in sinks:
         sink.close(None)
 
@@ -314,7 +336,7 @@ def test_real_files_read_a_second_time(tmp_path, media):
     assert 0 < faults < len(records) == len(source.files)
     assert summaries == [
         f"{len(records)} lines", f"0 tracks over {len(records)} frames",
-        f"{len(records) - faults} frames", f"{len(records)} label maps",
+        f"{len(records) - faults} frames", f"{len(records)} label maps", f"{len(records)} label maps, 0 proposals",
     ]  # fmt: skip
     assert len(shown(tmp_path / "clip" / "overlay.mp4")) == len(records) - faults
 
@@ -323,7 +345,7 @@ def test_real_files_read_a_second_time(tmp_path, media):
     "kinds, says",
     [
         (["jsonl", "vidoe"], r"--save jsonl,vidoe: no output is called 'vidoe'\. Did you mean video\?"),
-        (["zzz"], r"Known: jsonl, masks, video, ytvis\."),
+        (["zzz"], r"Known: davis, jsonl, masks, video, ytvis\."),
     ],
 )
 def test_unknown_kinds_are_refused_before_anything_is_made(tmp_path, kinds, says):

@@ -19,18 +19,30 @@ from PIL import Image
 
 from models.outputs import Detections
 from operators.association import Associate
+from operators.box_tracks import BoxTracksConfig
+from operators.clip_tracking import ClipTrackConfig
 from operators.decode import Decode, DecodeConfig
 from operators.identities import IdentityDetectConfig
 from operators.identity_memory import IdentifyConfig
+from operators.live.queue import LiveFrame, LiveQueue
+from operators.live.stage import Receive
 from operators.matching import AssociateConfig
 from operators.neighbours import Neighbours, NeighboursConfig
-from operators.records import Features, FrameDetections, FrameInfo, Pull, StreamEnd
+from operators.object_graph import ObjectGraphConfig
+from operators.previous import Previous
+from operators.records import ClipTubes, Features, Frame, FrameDetections, FrameInfo, Pull, StreamEnd
 from operators.sources import Source
+from operators.states import unpacked
+from operators.track_tubes import TrackTubes
+from operators.windows import Windows, WindowsConfig
 from pipelines.stage import StreamStage
 from pipelines.stages import STAGES
+from tests.models.small_cico import SMALL as SMALL_CICO
+from tests.operators.small_clips import clip_of, tubes
 from tests.operators.small_identities import frame as identity_frame
 from tests.operators.small_identities import small_iai
 from tests.operators.small_identities import stage as identify_stage
+from tests.operators.small_objects import CPU, clip, finding_tltm, of_stream, relate
 from tests.operators.small_videos import X264, write_video
 from tests.pipelines.contract import check_misuse, check_stream_stage, plain
 
@@ -66,6 +78,29 @@ class Draining(Decode):
                 if not records:
                     break
         return given
+
+
+class Fed(Receive):
+    """Receive whose source loses nothing: wherever the stream goes on, what comes next is there, numbered from 0."""
+
+    def open(self, stream: str) -> None:
+        super().open(stream)
+        self.attach(stream, waiting(0))
+
+    def restore(self, stream: str, state: bytes) -> None:
+        super().restore(stream, state)
+        with unpacked(state, stream) as content:
+            self.attach(stream, waiting(content["next_index"]))
+
+
+def waiting(begin: int) -> LiveQueue:
+    """What a source gives from the moment of frame `begin`, up to its end; times are whole eighths of seconds."""
+    queue = LiveQueue(ENDLESS)
+    for index in range(begin, ENDLESS):
+        info = FrameInfo(STREAM, index - begin, (index - begin) / 8, 2, 3)
+        queue.put(LiveFrame(Frame(info, np.full((2, 3, 3), index % 256, np.uint8)), 1000 + index / 8))
+    queue.close("the last frame came")
+    return queue
 
 
 def images(folder: Path, count: int = 11) -> Source:
@@ -118,6 +153,24 @@ def strangers(count: int) -> list[FrameDetections]:
     return records
 
 
+def clips(count: int) -> list[ClipTubes]:
+    """In each clip five objects, two of which were there before, each with a place and looks of its own: memory
+    without a limit grows by three a clip."""
+    looks = np.random.default_rng(0).normal(0, 1, (3 * count + 10, 4)).astype(np.float32)
+    records = []
+    for number in range(count):
+        seen = [3 * number + k for k in range(5)]
+        corners = [(0.19 * (k % 5), 0.12 * (k % 7)) for k in seen]
+        found = tubes([[x, y, x + 0.18, y + 0.2] for x, y in corners], embeddings=looks[seen].tolist(),
+                      labels=[k % 3 for k in seen])  # fmt: skip
+        records.append(clip_of(found, [2 * number + k for k in range(3)], new=2, stream=STREAM))
+    return records
+
+
+def tracking(**settings: Any) -> TrackTubes:
+    return TrackTubes(ClipTrackConfig(**settings), SMALL_CICO.masks, torch.device("cpu"))
+
+
 @functools.cache
 def network():
     torch.set_num_threads(1)
@@ -139,6 +192,22 @@ def identify(**settings: Any) -> StreamStage:
     return identify_stage(network(), detect, **settings)
 
 
+@functools.cache
+def relating():
+    torch.set_num_threads(1)
+    return finding_tltm(fuser="none")
+
+
+@functools.cache
+def objects(count: int) -> list[Features]:
+    return of_stream(clip(relating(), 3, frames=count), STREAM)
+
+
+def related(**settings: Any) -> StreamStage:
+    """Few boxes overlap so much: tracks that never go on begin in every frame."""
+    return relate(relating(), ObjectGraphConfig(min_iou=0.9), **settings)
+
+
 def case_of_decode(prefetch: int, of: Callable[[Path], Source]) -> Case:
     make = lambda: Draining(DecodeConfig(prefetch=prefetch))  # noqa: E731
     return Case("decode", make, lambda folder: pulls(of(folder)), most_bytes=2 * KIB, length=60)
@@ -149,6 +218,10 @@ CASES = {
     "decode: video": case_of_decode(0, lambda folder: video(folder, 14)),
     "decode: video, ahead": case_of_decode(3, lambda folder: video(folder, 14)),
     "decode: images, ahead": case_of_decode(1, images),
+    "receive": Case(
+        "receive", Fed, lambda _: pulls(Source(STREAM, "video", "")) + [[Pull(Source(STREAM, "video", ""), ENDLESS)]],
+        2 * KIB,
+    ),
     "neighbours": Case(
         # three pyramids of 200 float32 and the archive around them
         "neighbours", lambda: Neighbours(NeighboursConfig(past=2, future=1)), lambda _: uneven(pyramids(12)), 8 * KIB,
@@ -156,6 +229,32 @@ CASES = {
     "neighbours: causal": Case(
         "neighbours", lambda: Neighbours(NeighboursConfig(past=3, future=0)), lambda _: uneven(pyramids(12)), 8 * KIB,
     ),
+    "previous": Case(
+        # one pyramid of 200 float32 and the archive around it
+        "previous", lambda: Previous(CPU), lambda _: uneven(pyramids(12)), 3 * KIB,
+    ),
+    "relate: as published": Case("relate", related, lambda _: uneven(objects(12))),
+    "relate: without end": Case(
+        # 15 tracks of 16 + 4 float32 and 3 int64, and the archive around them
+        "relate", lambda: related(max_tracks=15, max_unseen=2), lambda _: uneven(objects(12)), 6 * KIB, 40,
+    ),
+    "relate: boxes": Case(
+        # of two frames at most 2 * 12 boxes
+        "relate", lambda: related(rule="boxes", boxes=BoxTracksConfig(max_unseen=1)), lambda _: uneven(objects(12)),
+        6 * KIB, 40,
+    ),
+    "windows": Case(
+        # two frames of 200 float32 and the archive around them
+        "windows", lambda: Windows(3, WindowsConfig(overlap=1)), lambda _: uneven(pyramids(12)), 5 * KIB,
+    ),
+    "windows: of five, three shared": Case(
+        "windows", lambda: Windows(5, WindowsConfig(overlap=3)), lambda _: uneven(pyramids(12)), 7 * KIB,
+    ),
+    "track_tubes: tracks expire": Case(
+        # of 3 clips at most 5 + 2 * 5 tracks, of 144 bytes of mask and 164 of the rest, and the archive around them
+        "track_tubes", lambda: tracking(max_unseen=1), lambda _: uneven(clips(12)), 8 * KIB,
+    ),
+    "track_tubes: as released": Case("track_tubes", tracking, lambda _: uneven(clips(12))),
     "associate: tracks expire": Case(
         # of 4 frames at most 5 + 3 * 3 tracks, of 64 + 4 float32 and 3 int64, and the archive around them
         "associate", lambda: Associate(AssociateConfig(max_unseen=2)), lambda _: uneven(strangers(12)), 8 * KIB,
@@ -198,6 +297,8 @@ def test_wrong_calls_and_damaged_snapshots_are_refused(name, tmp_path):
 def _renamed(record: Any, stream: str) -> Any:
     if isinstance(record, Pull):
         return replace(record, source=replace(record.source, name=stream))
+    if isinstance(record, ClipTubes):
+        return replace(record, infos=tuple(replace(info, stream=stream) for info in record.infos))
     return replace(record, info=replace(record.info, stream=stream))
 
 
@@ -226,11 +327,14 @@ def test_streams_in_one_instance_do_not_see_each_other(name, tmp_path):
 
 
 def _endless(case: Case, folder: Path) -> Iterator[list[Any]]:
-    if case.stage == "decode":
-        source = video(folder, case.length)
+    if case.stage in ("decode", "receive"):
+        source = video(folder, case.length if case.stage == "decode" else 1)
         yield from ([Pull(source, 4)] for _ in range(case.length // 4))
         return
-    frames = {"neighbours": pyramids, "associate": strangers, "identify": identities}[case.stage](case.length)
+    frames = {
+        "neighbours": pyramids, "windows": pyramids, "associate": strangers, "track_tubes": clips,
+        "identify": identities, "previous": pyramids, "relate": objects,
+    }[case.stage](case.length)  # fmt: skip
     yield from (frames[begin : begin + 4] for begin in range(0, case.length, 4))
 
 
@@ -249,7 +353,8 @@ def test_the_state_of_a_stream_without_end_is_bounded(name, tmp_path):
     assert max(sizes[half:]) <= max(sizes[:half]) + 64, "64: numbers get longer, and archives are padded"
 
 
-@pytest.mark.parametrize("name", ["associate: as released", "identify: as released"])
+@pytest.mark.parametrize("name", ["associate: as released", "identify: as released", "relate: as published",
+                                  "track_tubes: as released"])  # fmt: skip
 def test_what_is_for_files_would_have_shown_growth(name, tmp_path):
     """The test above can fail: the papers' settings, which forget nothing, exceed every bound."""
     case = CASES[name]

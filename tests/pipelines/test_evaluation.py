@@ -132,6 +132,8 @@ def test_truth_that_is_corrected_is_scored_without_a_run(data, tmp_path):
     ("configs/networks/masktrack_rcnn_r50.yaml", "configs/graphs/offline.yaml"),
     ("configs/networks/iai_condinst_r50.yaml", "configs/graphs/offline_iai.yaml"),
     ("configs/networks/iai_tiny.yaml", "configs/graphs/offline_iai.yaml"),
+    ("configs/networks/tltm_tiny.yaml", "configs/graphs/offline_tltm.yaml"),
+    ("configs/networks/centermask_r50.yaml", "configs/graphs/offline_centermask.yaml"),
 ])  # fmt: skip
 def test_a_network_that_remembers_has_a_graph_of_its_own(network, graph):
     assert default_graph(read_network(network)) == graph

@@ -117,7 +117,7 @@ def test_the_stage_has_the_network_its_detector_and_the_graphs_settings(trained)
     pytest.param(OTHER, "heads", {}, "'iai_condinst' remembers past frames .*offline_iai.yaml", id="heads"),
     pytest.param(OTHER, "associate", {}, "must not have an 'associate' stage", id="association"),
     pytest.param(OTHER, "associate", {"network": "tltm", "association": "edges", "model": {}},
-                 "follow the scores of its own object graph", id="edge scores"),
+                 "tracks live in pixels of the network input .*offline_tltm.yaml", id="edge scores"),
     pytest.param(GRAPH, "identify", {"network": "crossvis", "association": "cosine_iou", "model": {}},
                  "'crossvis' remembers nothing. .*offline.yaml", id="another network"),
 ])
