@@ -2,11 +2,15 @@
 
     python -m benchmarks.network [--network configs/networks/crossvis_r50.yaml] [--size 360x640] [--instances 10]
                                  [--repeats 15] [--threads 2] [--dtype auto] [--compile] [--device auto]
+                                 [--overlap 1]
 
 Needs no weights: they are random, from a seed, and so are the frames; the score threshold is then set so that about
 `--instances` are found. Both forms run the stages of the graph on the same frames, from network input to run lengths
 of twice the size, in turns, so that a busy machine slows both alike. Printed are medians in Markdown, with the machine,
 the versions and the date beside them. `--form fused` (or plain) runs one form alone, for a profiler.
+
+Of a network that sees clips (CiCo, and its frame-by-frame baselines) a turn is a clip. Its frames/s are those that are
+new in it, each once; beside them stands what comes of counting all frames of every clip, as the authors do.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.clip_runner import ClipRunner
 from models import NETWORKS
 from models.fused import InferenceConfig, inference_form
 from operators.association import Associate
@@ -46,17 +51,23 @@ WARM_UP = 2
 PARTS = {
     "backbone": ("backbone",),
     "pyramid": ("fpn",),
-    "class tower": ("fcos.class_tower",),
-    "box tower": ("fcos.box_tower",),
+    "class tower": ("fcos.class_tower", "clip_heads.class_tower"),
+    "box tower": ("fcos.box_tower", "clip_heads.box_tower"),
     "identity tower": ("embedding.tower",),
+    "track tower": ("clip_heads.track_tower",),
     "what hangs on the towers": (
-        "fcos.class_logits", "fcos.distances", "fcos.centerness", "controller", "embedding.project"
+        "fcos.class_logits", "fcos.distances", "fcos.centerness", "controller", "embedding.project",
+        "clip_heads.class_logits", "clip_heads.boxes", "clip_heads.centerness", "clip_heads.mask_parameters",
+        "clip_heads.embeddings",
     ),
-    "mask branch": ("mask_branch",),
+    "mask branch": ("mask_branch", "prototypes"),
 }  # fmt: skip
 """Name -> modules of a network; those that it does not have are left out."""
 REST = "detection, suppression and the rest of the heads"
 WHOLE = "whole frame"
+MASKS, MERGED = "masks of the instances", "levels merged for masks"
+OUTSIDE = {"backbone", "pyramid", MERGED, "association", "tracks", "run lengths"}
+"""Parts that are not of the heads."""
 
 
 class Clock:
@@ -72,13 +83,17 @@ class Clock:
         self.seconds[name] += self._now() - begin
 
     def watch(self, network: nn.Module, root: nn.Module) -> None:
-        """Time the modules of PARTS under `root`, and `network.mask_logits`."""
+        """Time the modules of PARTS under `root`, and what makes the masks of instances."""
         modules = dict(root.named_modules())
         for name, paths in PARTS.items():
             for module in (modules[path] for path in paths if path in modules):
                 self._watch_call(module, "forward", name)
-        if hasattr(network, "mask_logits"):
-            self._watch_call(network, "mask_logits", "masks of the instances")
+        for owner, method, name in (
+            (network, "mask_logits", MASKS), (network, "paint", MASKS),
+            (getattr(root, "prototypes", None), "merge", MERGED),
+        ):  # fmt: skip
+            if hasattr(owner, method):
+                self._watch_call(owner, method, name)
 
     def _watch_call(self, owner: nn.Module, method: str, name: str) -> None:
         function = getattr(owner, method)
@@ -96,12 +111,12 @@ class Clock:
 
 
 class Runner:
-    """One form of the network in the stages of a graph."""
+    """One form of a network of single frames in the stages of a graph."""
 
-    def __init__(self, spec: NetworkSpec, network: nn.Module, device: torch.device) -> None:
-        self.clock = Clock(device)
-        if not getattr(network, "compiled", False):             # a graph has no parts to look into
-            self.clock.watch(network, getattr(network, "network", network))
+    whole, seen, new = WHOLE, 1, 1
+
+    def __init__(self, spec: NetworkSpec, network: nn.Module, device: torch.device, clock: Clock) -> None:
+        self.clock = clock
         batch = BatchConfig(batch=1)
         self.backbone = Backbone(network, batch, device)
         self.heads = Heads(network, batch, DETECTORS[spec.name].of(spec.detect), device)
@@ -109,9 +124,10 @@ class Runner:
         self.associate.open("benchmark")
         self.shown = 0
 
-    def __call__(self, image: Image) -> tuple[dict[str, float], int]:
+    def __call__(self, images: list[Image]) -> tuple[dict[str, float], int]:
         """One frame -> seconds of each part and of the whole, and how many instances were found."""
         self.clock.seconds.clear()
+        (image,) = images
         record = replace(image, info=replace(image.info, index=self.shown))
         self.shown += 1
         with self.clock.part(WHOLE):
@@ -122,14 +138,31 @@ class Runner:
                 tracked = self.associate(found)
             with self.clock.part("run lengths"):
                 self.encode(tracked)
-        return _parts(dict(self.clock.seconds)), len(found[0].detections)
+        return dict(self.clock.seconds), len(found[0].detections)
 
 
-def _parts(seconds: dict[str, float]) -> dict[str, float]:
+AnyRunner = Runner | ClipRunner
+
+
+def make_runner(
+    spec: NetworkSpec, network: nn.Module, device: torch.device, overlap: int | None = None
+) -> AnyRunner:
+    """One form of the network in the stages of its kind. Raises ValueError for an overlap that leaves no new frame, or
+    is of no clips."""
+    clock = Clock(device)
+    if not getattr(network, "compiled", False):                 # a graph has no parts to look into
+        clock.watch(network, getattr(network, "network", network))
+    if DETECTORS[spec.name].clips:
+        return ClipRunner(spec, network, device, clock, overlap)
+    if overlap is not None:
+        raise ValueError(f"--overlap is of networks that see clips; '{spec.name}' sees single frames. Leave it out.")
+    return Runner(spec, network, device, clock)
+
+
+def _parts(seconds: dict[str, float], whole: str) -> dict[str, float]:
     """What the heads took beyond their named parts, in place of what they took."""
     heads = seconds.pop("heads")
-    outside = {"backbone", "pyramid", "association", "run lengths", WHOLE}
-    return {**seconds, REST: heads - sum(value for name, value in seconds.items() if name not in outside)}
+    return {**seconds, REST: heads - sum(v for name, v in seconds.items() if name not in OUTSIDE | {whole})}
 
 
 def random_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
@@ -158,14 +191,19 @@ def random_frames(size: tuple[int, int], divisor: int, seed: int = 0) -> list[Im
     return [Image(FrameInfo("benchmark", i, 0.0, 2 * h, 2 * w), pixels[i], size) for i in range(FRAMES)]
 
 
-def with_instances(spec: NetworkSpec, network: nn.Module, image: Image, wanted: int, device: torch.device) -> Any:
-    """Settings of the detector with a score threshold at which about `wanted` instances are found in one frame."""
+def with_instances(
+    spec: NetworkSpec, network: nn.Module, frames: list[Image], wanted: int, device: torch.device
+) -> Any:
+    """Settings of the detector with a score threshold at which about `wanted` instances are found in the first frame,
+    or clip."""
+    clips = DETECTORS[spec.name].clips
+    seen = [frames[i % len(frames)].pixels for i in range(spec.config.clip_length if clips else 1)]
     with torch.inference_mode():
-        dense = network.heads(network.features(image.pixels[None].to(device)))
+        dense = network.heads(network.features(torch.stack(seen).to(device)))
 
         def count(min_score: float) -> int:
-            settings = replace(spec.detect, min_score=min_score)
-            return len(DETECTORS[spec.name].of(settings)(network, dense, 0, image.size))
+            find = DETECTORS[spec.name].of(replace(spec.detect, min_score=min_score))
+            return len(find(network, dense, 0) if clips else find(network, dense, 0, frames[0].size))
 
         low, high = 0.0, 1.0
         for _ in range(20):
@@ -175,7 +213,7 @@ def with_instances(spec: NetworkSpec, network: nn.Module, image: Image, wanted: 
 
 
 def measure(
-    runners: dict[str, Runner], frames: list[Image], repeats: int, say: Callable[[str], None]
+    runners: dict[str, AnyRunner], frames: list[Image], repeats: int, say: Callable[[str], None]
 ) -> tuple[dict[str, list[dict[str, float]]], list[int]]:
     """The forms in turns -> of each, the seconds of every part in each turn; and the instances of the first form."""
     results: dict[str, list[dict[str, float]]] = {form: [] for form in runners}
@@ -183,22 +221,22 @@ def measure(
     for turn in range(WARM_UP + repeats):
         say(f"turn {turn + 1} of {WARM_UP + repeats}" + (", warming up" if turn < WARM_UP else ""))
         for form, runner in runners.items():
-            seconds, instances = runner(frames[turn % len(frames)])
+            seconds, instances = runner([frames[(turn * runner.new + i) % len(frames)] for i in range(runner.new)])
             if turn >= WARM_UP:
-                results[form].append(seconds)
+                results[form].append(_parts(seconds, runner.whole))
                 found += [instances] if form == next(iter(runners)) else []
     return results, found
 
 
-def table(results: dict[str, list[dict[str, float]]]) -> str:
+def table(results: dict[str, list[dict[str, float]]], whole: str = WHOLE, new: int = 1, seen: int = 1) -> str:
     """Markdown: a row per part with the median milliseconds of each form and its share; the ratio where there are two,
-    the median of the turns' own."""
+    the median of the turns' own. A turn has `new` frames; the network sees `seen`."""
     forms = list(results)
-    names = list(dict.fromkeys(name for turns in results.values() for turn in turns for name in turn if name != WHOLE))
-    wholes = {form: statistics.median(turn[WHOLE] for turn in turns) for form, turns in results.items()}
+    names = list(dict.fromkeys(name for turns in results.values() for turn in turns for name in turn if name != whole))
+    wholes = {form: statistics.median(turn[whole] for turn in turns) for form, turns in results.items()}
     heads = "".join(f" {form}, ms | share |" for form in forms) + (" ratio |" if len(forms) == 2 else "")
     lines = [f"| part |{heads}", "|---|" + "---:|" * (heads.count("|"))]
-    for name in [*names, WHOLE]:
+    for name in [*names, whole]:
         cells = []
         for form in forms:
             value = statistics.median(turn.get(name, 0.0) for turn in results[form])
@@ -208,7 +246,9 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
             ratios = [a / b for a, b in pairs if b > 0]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "; ".join(f"{form}: {1 / s:.2f} frames/s" for form, s in wholes.items())])
+    told = [f"{form}: {new / s:.2f} frames/s" + (f" ({seen / s:.2f} counting all {seen} of a clip)" if seen > 1 else "")
+            for form, s in wholes.items()]  # fmt: skip
+    return "\n".join([*lines, "", "; ".join(told)])
 
 
 def processor() -> str:
@@ -230,6 +270,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="on a GPU: CUDA graphs")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--form", default="both", choices=("both", "plain", "fused"))
+    parser.add_argument("--overlap", type=int, help="of networks that see clips: frames shared with the next clip")
     args = parser.parse_args(words)
     try:
         args.size = tuple(int(side) for side in args.size.split("x"))
@@ -250,19 +291,26 @@ def main(words: list[str] | None = None) -> int:
     spec = read_network(args.network)
     frames = random_frames(args.size, spec.config.input.divisor)
     plain = random_network(spec).to(device)
-    spec = replace(spec, detect=with_instances(spec, plain, frames[0], args.instances, device))
+    spec = replace(spec, detect=with_instances(spec, plain, frames, args.instances, device))
     fused = inference_form(plain, InferenceConfig(form="fused", dtype=args.dtype, compile=args.compile))
     forms = {"plain, float32": plain, fused.describe(): fused}
     if args.form != "both":
         forms = {name: network for name, network in forms.items() if name.startswith(args.form)}
-    runners = {name: Runner(spec, network, device) for name, network in forms.items()}
+    try:
+        runners = {name: make_runner(spec, network, device, args.overlap) for name, network in forms.items()}
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    one = next(iter(runners.values()))
     results, found = measure(runners, frames, args.repeats, lambda text: print(f"\r{text}   ", end="", file=sys.stderr))
     print(file=sys.stderr)
     machine = torch.cuda.get_device_name(device) if cuda else f"{processor()}, {args.threads} threads"
     print(
-        f"{args.network}, {args.size[0]}x{args.size[1]}, {statistics.median(found):.0f} instances, medians of "
+        f"{args.network}, {args.size[0]}x{args.size[1]}, {statistics.median(found):.0f} instances, "
+        f"{f'clips of {one.seen} frames, {one.new} of them new, ' if one.seen > 1 else ''}medians of "
         f"{args.repeats} turns; {datetime.date.today()}; {machine}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}\n\n{table(results)}"
+        f"torch {torch.__version__}\n\n"
+        f"{table(results, one.whole, one.new, one.seen)}"
     )
     return 0
 

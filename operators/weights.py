@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from models.importers.cico import grown
 from operators.errors import CheckpointError
 from operators.replacing import replacing
 
@@ -93,12 +94,15 @@ def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None
     network.load_state_dict(given)
 
 
-FRESH = ("embedding.", "proxies.", "calibration.", "track_head.", "association.", "identity_head.")
+FRESH = (
+    "embedding.", "proxies.", "calibration.", "track_head.", "association.", "identity_head.", "fuser.", "encoder.",
+    "graph.", "clip_heads.track_tower.", "clip_heads.embeddings.",
+)  # fmt: skip
 """Parts that training may begin without: what stills do not teach, and the proxies, which mean one dataset's
 identities."""
 RESHAPED = (
     "fcos.class_logits.", "box_head.class_logits.", "box_head.deltas.", "mask_head.logits.",
-    "identity_head.logits.", "association.bank.conv.weight", "fpn.lateral.",
+    "identity_head.logits.", "association.bank.conv.weight", "fpn.lateral.", "clip_heads.class_logits.",
 )  # fmt: skip
 """Parts that may be there in another shape: of another number of classes, or of identities; and where a pyramid takes
 up a map of another width (IAI without its classification projector)."""
@@ -108,11 +112,11 @@ def start_from(network: nn.Module, state: dict[str, Tensor], source: str) -> lis
     """Begin training with `state`; returns the names that stay fresh (CrossVIS specification 6.3, rule 3; IAI 3.4).
 
     Fresh are the proxies always, the other parts of FRESH where `state` has none, those of RESHAPED in another shape.
-    What `state` has beyond the network is left out. Raises CheckpointError when anything else is missing or does not
-    fit.
+    Weights of stills grow into those of clips (CiCo 6.3). What `state` has beyond the network is left out. Raises
+    CheckpointError when anything else is missing or does not fit.
     """
     own = network.state_dict()
-    given = {n: t for n, t in state.items() if n in own and not n.startswith("proxies.")}
+    given = grown({n: t for n, t in state.items() if n in own and not n.startswith("proxies.")}, own)
     other = [n for n in given if n.startswith(RESHAPED) and given[n].shape != own[n].shape]
     given = {n: t for n, t in given.items() if n not in other}
     fresh = [n for n in own if n not in given]

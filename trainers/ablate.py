@@ -1,7 +1,8 @@
 """`maskstream ablate NAME`: train what a paper compares, several times each, and set the outcome beside the paper's.
 
 In:     a file of configs/ablations, a folder
-Out:    in the folder: pretraining/, a folder for each run; after every run anew results.json, table.md, ablation.png
+Out:    in the folder: pretraining/, a folder for each run; after every run anew results.json, table.md, ablation.png;
+        at the end, where the file asks for `cases`, cases.md and pictures of them
 State:  the folder is the state: the same command goes on where it was cut. What is scored is not made again, what was
         training goes on from its last checkpoint
 Limits: a run is one process; many run at once, as tasks of a Ray cluster whose nodes share the folder
@@ -17,7 +18,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from operators.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
+from operators.object_graph import ObjectGraphConfig
 from operators.shapes import PRESETS, ShapesConfig, write_youtube_vis
 from pipelines.config import build, load_yaml
 from pipelines.evaluation import GRAPH
@@ -34,6 +36,7 @@ from pipelines.graph import load_graph
 from pipelines.local import usable_cpus
 from pipelines.networks import NetworkSpec, as_plain, read_network
 from pipelines.stages import STAGES, association_of
+from trainers.ablation_cases import write_cases
 from trainers.ablation_config import (
     PRETRAINING,
     SCORES_FILE,
@@ -103,9 +106,12 @@ def ablate(
         _pretrain(asked, console)
         failed = _make_runs(asked, console)
     report(asked)
+    written = [out / "table.md", out / "ablation.png"]
+    if config.cases:
+        written += write_cases(config, held_out, planned(config, out, _most_seeds(asked)), out)
     for name, reason in failed.items():
         console.print(f"failed: {name}: {reason}", style="red")
-    console.print(f"{out / 'table.md'}\n{out / 'ablation.png'}")
+    console.print("\n".join(map(str, written)))
     return len(failed)
 
 
@@ -188,14 +194,17 @@ class _Job:
 
 def _make_runs(asked: Ablation, console: Console) -> dict[str, str]:
     """All runs that have no scores yet; gives those that failed, with the reason."""
-    steps = {run.folder: _settings_of(asked, run)[0].steps for run in asked.runs}
+    steps = {run.folder: _settings_of(asked, run)[0].steps if run.trained_in is None else 0 for run in asked.runs}
     todo = deque(_unscored(asked))
     failed: dict[str, str] = {}
     going: dict[ray.ObjectRef, Run] = {}
     with _Follow(steps, SCORES_FILE, console, "runs") as follow:
         while todo or going:
             while todo and len(going) < _places(asked, todo[0].workers):
-                job = todo.popleft()
+                job = next((one for one in todo if not _waits(one.run, todo, going.values())), None)
+                if job is None:
+                    break
+                todo.remove(job)
                 going[job.start(asked.config.held_out)] = job.run
             for reference in ray.wait(list(going), timeout=POLL_S)[0]:
                 run = going.pop(reference)
@@ -209,6 +218,13 @@ def _make_runs(asked: Ablation, console: Console) -> dict[str, str]:
                     follow.finished(run, scores)
             follow.update()
     return failed
+
+
+def _waits(run: Run, todo: Iterable[_Job], going: Iterable[Run]) -> bool:
+    """Whether another run is still to make the weights that this one scores."""
+    if run.trained_in is None or (run.trained_in / WEIGHTS_FILE).exists():
+        return False
+    return run.trained_in in {*(job.run.folder for job in todo), *(one.folder for one in going)}
 
 
 def _unscored(asked: Ablation) -> list[_Job]:
@@ -248,6 +264,8 @@ def _mark(config: AblationConfig, run: Run, cfg: TrainConfig, spec: NetworkSpec)
     """Of all settings that the scores of a run depend on; where files lie is not among them."""
     data = [{**asdict(one), "folder": ""} for one in (*config.datasets, config.held_out)]
     plain = [fingerprint(cfg, spec), as_plain(spec.detect), spec.association, data]
+    if spec.edges != ObjectGraphConfig():
+        plain.append(as_plain(spec.edges))
     if run.graph != GRAPH:
         plain.append([[stage.name, as_plain(stage.settings)] for stage in load_graph(run.graph, STAGES).stages])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]

@@ -62,6 +62,9 @@ class Variant:
     """What differs from the base: `network.KEY=VALUE` and `training.KEY=VALUE`."""
     graph: str | None = None
     """In place of the ablation's: for networks without a part that the others' graph makes use of."""
+    weights_of: str | None = None
+    """Another variant, whose weights of the same seed are scored: for what differs in use alone, and needs no training.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,8 @@ class Row:
     variant: str
     label: str = ""
     """In place of the variant's own."""
-    paper: float
+    paper: float | None = None
+    """null where it reports none."""
     paper_std: float | None = None
 
 
@@ -106,6 +110,8 @@ class AblationConfig:
     """A file of configs/graphs: how a trained network is run over the held-out clips."""
     seeds: int = 3
     """Runs of each variant. More: narrower error bars, as their root; time grows with it."""
+    cases: bool = False
+    """Also tell, and show, what became of objects that left and came back, and of look-alikes that met (cases.md)."""
     variants: dict[str, Variant]
     tables: dict[str, Table]
     """Runs are made table by table, in each seed by seed; one that stands in several tables is made once."""
@@ -122,6 +128,17 @@ class AblationConfig:
             for change in variant.set:
                 if change.partition(".")[0] not in ("network", "training"):
                     raise ValueError(f"variants.{name}: '{change}' must begin with network. or training.")
+            if variant.weights_of is not None:
+                self._check_weights(name, variant)
+
+    def _check_weights(self, name: str, variant: Variant) -> None:
+        base = self.variants.get(variant.weights_of)
+        if base is None or base.weights_of is not None:
+            hint = did_you_mean(variant.weights_of, self.variants) if base is None else ""
+            raise ValueError(f"variants.{name}.weights_of: '{variant.weights_of}' is no variant that is trained.{hint}")
+        if any(change.startswith("training.") for change in variant.set):
+            raise ValueError(f"variants.{name}: weights_of says that it is not trained; leave out what begins with "
+                             "training.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,6 +168,13 @@ class Run:
     seed: int
     folder: Path
     graph: str = GRAPH
+    trained_in: Path | None = None
+    """Folder of the run whose weights are scored; None: it is trained itself."""
+
+    @property
+    def home(self) -> Path:
+        """Where its weights lie."""
+        return self.trained_in or self.folder
 
     @property
     def name(self) -> str:
@@ -164,28 +188,40 @@ def read_ablation(path: str | Path, changes: Changes) -> AblationConfig:
 
 
 def planned(config: AblationConfig, out: Path, seeds: int | None = None, only: Sequence[str] = ()) -> list[Run]:
-    """The runs in their order; `only` names variants or tables. Raises ConfigError for a name that is neither."""
+    """The runs in their order, those whose weights others need before them; `only` names variants or tables.
+
+    Raises ConfigError for a name that is neither.
+    """
     known = [*config.variants, *config.tables]
     for name in only:
         if name not in known:
             raise ConfigError(f"--only {name}: no variant or table is called that.{did_you_mean(name, known)}")
-    runs = {}
+    runs: dict[tuple[str, int], Run] = {}
     for name, table in config.tables.items():
         for seed in range(seeds or table.seeds or config.seeds):
             for variant in (row.variant for row in table.rows):
                 if not only or name in only or variant in only:
-                    graph = config.variants[variant].graph or config.graph
-                    runs.setdefault((variant, seed), Run(variant, seed, out / f"{variant}-{seed}", graph))
+                    base = config.variants[variant].weights_of
+                    for each in (variant,) if base is None else (base, variant):
+                        runs.setdefault((each, seed), _run(config, each, seed, out))
     return list(runs.values())
+
+
+def _run(config: AblationConfig, variant: str, seed: int, out: Path) -> Run:
+    settings = config.variants[variant]
+    trained_in = None if settings.weights_of is None else out / f"{settings.weights_of}-{seed}"
+    return Run(variant, seed, out / f"{variant}-{seed}", settings.graph or config.graph, trained_in)
 
 
 def write_settings(config: AblationConfig, changes: Changes, run: Run, start_from: Path | None) -> None:
     """The run's two files. Paths in them are absolute: the process that trains has a folder of its own."""
-    of_variant = Changes.of(config.variants[run.variant].set)
+    variant = config.variants[run.variant]
+    base = () if variant.weights_of is None else config.variants[variant.weights_of].set
+    of_variant = Changes.of((*base, *variant.set))
     training = _training(config.training, (*changes.training, *of_variant.training))
     where = resolve(training["network"])
     network = apply_overrides(load_yaml(where), (*changes.network, *of_variant.network), str(where))
-    _write(run.folder / NETWORK_FILE, {**network, "weights": str(run.folder / WEIGHTS_FILE)})
+    _write(run.folder / NETWORK_FILE, {**network, "weights": str(run.home / WEIGHTS_FILE)})
     more = {"network": str(run.folder / NETWORK_FILE), "seed": run.seed}
     if start_from is not None:
         more["start_from"] = str(start_from)
@@ -205,9 +241,16 @@ def _training(path: str, overrides: Sequence[str]) -> dict[str, Any]:
     mapping = apply_overrides(load_yaml(where), overrides, str(where))
     if not isinstance(mapping.get("network"), str) or not isinstance(mapping.get("data"), dict):
         raise ConfigError(f"{where}: 'network', a file, and 'data', a group of settings, are expected.")
-    paths = {key: os.path.abspath(value) for key, value in mapping["data"].items()
+    return {**mapping, "data": _absolute(mapping["data"])}
+
+
+def _absolute(data: dict[str, Any]) -> dict[str, Any]:
+    """The same settings of data, and of the stills beside them, with absolute paths."""
+    paths = {key: os.path.abspath(value) for key, value in data.items()
              if key in ("annotations", "image_root") and isinstance(value, str)}
-    return {**mapping, "data": {**mapping["data"], **paths}}
+    if isinstance(data.get("stills"), list):
+        paths["stills"] = [_absolute(one) if isinstance(one, dict) else one for one in data["stills"]]
+    return {**data, **paths}
 
 
 def _write(path: Path, mapping: dict[str, Any]) -> None:

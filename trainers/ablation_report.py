@@ -6,7 +6,7 @@ State:  none; rows without any run are left out of both
 
 Mean and standard deviation are over seeds (of a sample: n - 1). The paper's figures are of another dataset and another
 size of network, so only differences between rows can be compared: the picture gives both axes the same scale, and lays
-the first rows side by side.
+the first rows side by side, or the first that the paper reports.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 OURS, PAPER = "#08519c", "#d95f02"
+MAX_BARS = 20
+"""Of a row of panels: rows of its tables and the room between them. Wider pictures cannot be read on a page."""
 HEADER = "| variant | AP | n | AP50 | AP75 | ID switches | against row 1 | AP of the paper | against row 1 |"
 
 
@@ -83,11 +85,13 @@ def markdown(table: Table, lines: list[Line]) -> str:
     text = [f"**{table.title}**", "", HEADER, "|---" * HEADER.count(" | ") + "|---|"]
     for line in lines:
         ours = "" if line is first or not whole else f"{line.mean - first.mean:+.1f}"
-        theirs = "" if line is first or not whole else f"{line.row.paper - first.row.paper:+.1f}"
+        told = None not in (line.row.paper, first.row.paper)
+        theirs = "" if line is first or not (whole and told) else f"{line.row.paper - first.row.paper:+.1f}"
+        paper = "" if line.row.paper is None else spread(line.row.paper, line.row.paper_std, digits=2)
         text.append(
             f"| {line.label} | {spread(line.mean, line.std)} | {len(line.scores)} | {line.values('AP50').mean():.1f} "
             f"| {line.values('AP75').mean():.1f} | {line.values('switches').mean():.0f} | {ours} "
-            f"| {spread(line.row.paper, line.row.paper_std, digits=2)} | {theirs} |"
+            f"| {paper} | {theirs} |"
         )
     return "\n".join(text)
 
@@ -109,15 +113,28 @@ def _origin(config: AblationConfig, scores: list[dict], command: str) -> str:
 
 def plot(tables: list[tuple[Table, list[Line]]], path: Path) -> None:
     """A panel for each table: ours to the left, the paper's to the right, one AP point equally high on both axes."""
-    widths = [1 + len(lines) for _, lines in tables]
-    figure, axes = plt.subplots(1, len(tables), figsize=(1.35 * sum(widths), 4.6), squeeze=False,
-                                gridspec_kw={"width_ratios": widths}, constrained_layout=True)
-    for axis, (table, lines) in zip(axes[0], tables, strict=True):
-        _panel(axis, table, lines)
+    shelves = in_rows([1 + len(lines) for _, lines in tables])
+    widest = max(sum(1 + len(tables[i][1]) for i in shelf) for shelf in shelves)
+    figure = plt.figure(figsize=(1.35 * widest, 4.6 * len(shelves)), constrained_layout=True)
+    for part, shelf in zip(figure.subfigures(len(shelves), squeeze=False)[:, 0], shelves, strict=True):
+        widths = [1 + len(tables[i][1]) for i in shelf]
+        axes = part.subplots(1, len(shelf), squeeze=False, gridspec_kw={"width_ratios": widths})
+        for axis, i in zip(axes[0], shelf, strict=True):
+            _panel(axis, *tables[i])
     partial = path.with_name("partial-" + path.name)
     figure.savefig(partial, dpi=120)
     plt.close(figure)
     os.replace(partial, path)
+
+
+def in_rows(widths: list[int], most: int = MAX_BARS) -> list[list[int]]:
+    """Places of panels, in order, as many in a row as go into `most`; at least one."""
+    rows: list[list[int]] = []
+    for i, width in enumerate(widths):
+        if not rows or sum(widths[j] for j in rows[-1]) + width > most:
+            rows.append([])
+        rows[-1].append(i)
+    return rows
 
 
 def _panel(axis: plt.Axes, table: Table, lines: list[Line]) -> None:
@@ -126,26 +143,37 @@ def _panel(axis: plt.Axes, table: Table, lines: list[Line]) -> None:
         values = line.values("AP")
         axis.plot(np.full(len(values), x - 0.12), values, ".", color=OURS, alpha=0.35)
         axis.errorbar(x - 0.12, line.mean, line.std or 0.0, fmt="o", color=OURS, capsize=4, label="here")
-    paper = axis.twinx()
-    for x, line in zip(places, lines, strict=True):
-        paper.errorbar(x + 0.12, line.row.paper, line.row.paper_std or 0.0, fmt="D", color=PAPER, capsize=4)
     low, high = span(lines)
     axis.set_ylim(lines[0].mean + low, lines[0].mean + high)
-    paper.set_ylim(lines[0].row.paper + low, lines[0].row.paper + high)
+    beside = lines[_beside(lines)]
+    if beside.row.paper is not None:
+        paper = axis.twinx()
+        for x, line in zip(places, lines, strict=True):
+            if line.row.paper is not None:
+                paper.errorbar(x + 0.12, line.row.paper, line.row.paper_std or 0.0, fmt="D", color=PAPER, capsize=4)
+        shift = lines[0].mean - beside.mean
+        paper.set_ylim(beside.row.paper + shift + low, beside.row.paper + shift + high)
+        paper.set_ylabel("AP of the paper", color=PAPER)
     axis.axhline(lines[0].mean, color="grey", linewidth=0.8, linestyle=":")
     axis.set_xticks(places, [_wrapped(line.label) for line in lines], fontsize=8)
     axis.set_xlim(-0.5, len(lines) - 0.5)
     axis.set_title(table.title, fontsize=10)
     axis.set_ylabel("AP here", color=OURS)
-    paper.set_ylabel("AP of the paper", color=PAPER)
+
+
+def _beside(lines: list[Line]) -> int:
+    """The row whose two figures lie side by side: the first that the paper reports, or else the first."""
+    return next((i for i, line in enumerate(lines) if line.row.paper is not None), 0)
 
 
 def span(lines: list[Line]) -> tuple[float, float]:
     """How far the axes reach below and above the first row, so that all runs and the paper's rows are seen."""
+    beside = lines[_beside(lines)]
+    shift = beside.mean - lines[0].mean
     ours = np.concatenate([line.values("AP") for line in lines]) - lines[0].mean
     bars = [line.mean + sign * (line.std or 0.0) - lines[0].mean for line in lines for sign in (-1, 1)]
-    theirs = [line.row.paper + sign * (line.row.paper_std or 0.0) - lines[0].row.paper
-              for line in lines for sign in (-1, 1)]
+    theirs = [line.row.paper + sign * (line.row.paper_std or 0.0) - beside.row.paper + shift
+              for line in lines for sign in (-1, 1) if line.row.paper is not None]
     everything = np.concatenate([ours, bars, theirs])
     room = 0.08 * (everything.max() - everything.min()) + 0.2
     return float(everything.min() - room), float(everything.max() + room)

@@ -38,7 +38,7 @@ def train_in(folder: Path, device: Literal["cpu", "cuda"]) -> Path:
 def run_one(run: Run, held_out: GeneratedData, fingerprint: str, num_cpus: int, device: Literal["cpu", "cuda"]) -> dict:
     """The scores of one run, in AP of 1; they are in its folder too."""
     began = time.perf_counter()
-    train_in(run.folder, device)
+    train_in(run.home, device)
     trained = time.perf_counter()
     spec = read_network(run.folder / NETWORK_FILE)
     found = evaluate_network(spec, held_out.annotations.absolute(), held_out.image_root.absolute(),

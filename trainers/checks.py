@@ -31,7 +31,8 @@ BATCHES = {"pairs": PairBatch, "clips": ClipBatch, "stills": StillBatch}
 
 
 def check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None:
-    """Raises ConfigError where the network does not learn from such samples, or has not the parts that are named."""
+    """Raises ConfigError where the network does not learn from such samples, or from clips of another length, or has
+    not the parts that are named."""
     made = NETWORKS[network.name][0]
     hint = get_type_hints(made.forward)["batch"]
     taken = get_args(hint) or (hint,)
@@ -39,6 +40,11 @@ def check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None
         kinds = " or ".join(f"'{kind}'" for kind, batch in BATCHES.items() if batch in taken)
         raise ConfigError(f"{where}, data.kind: '{config.data.kind}', but the network '{network.name}' learns from "
                           f"{kinds}.")
+    length = getattr(network.config, "clip_length", config.data.frames)
+    if length != config.data.frames:
+        key = "data.clip_frames" if config.data.kind == "clips" else "data.kind"
+        raise ConfigError(f"{where}, {key}: samples of {config.data.frames} frames, but {network.where} has "
+                          f"model.clip_length: {length}. Set both to the same.")
     if config.optimizer.parts:
         try:
             with torch.device("meta"):
@@ -62,6 +68,11 @@ def check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None
         if not Path(path).exists():
             hint = f" Make it by: {data.made_by}" if data.made_by else ""
             raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
+    for number, stills in enumerate(data.stills):
+        for key, path in (("annotations", stills.annotations), ("image_root", stills.image_root)):
+            if not Path(path).exists():
+                hint = f" Make it by: {stills.made_by}" if stills.made_by else ""
+                raise DatasetError(f"{where}, data.stills[{number}].{key}: {path} does not exist.{hint}")
     index = read_index(data)
     dataset = index.dataset
     if len(dataset.categories) != network.config.num_classes:
@@ -70,20 +81,22 @@ def check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None
             f"{len(dataset.categories)} categories."
         )
     if data.videos is None:
-        check_images(index)
+        check_images(index, every_frame=data.clip_sampling == "consecutive")
     else:
         check_videos(index, Path(data.videos))
     if config.evaluation is not None:
         check_evaluation(config.evaluation, dataset, where)
 
 
-def check_images(index: FrameIndex) -> None:
-    """Raises DatasetError where frames that samples are drawn from are not there. Lists every folder once: to ask for
-    each file by itself takes minutes on a network's storage."""
+def check_images(index: FrameIndex, every_frame: bool = False) -> None:
+    """Raises DatasetError where frames that samples are drawn from are not there; with `every_frame` those without
+    objects are too. Lists every folder once: to ask for each file by itself takes minutes on a network's storage."""
+    what = "frames" if every_frame else "annotated frames"
     wanted: dict[Path, list[str]] = defaultdict(list)
     for frames in index.videos:
-        for one in frames:
-            path = index.dataset.frame_path(one.video, one.frame)
+        video = frames[0].video
+        for number in range(video.length) if every_frame else [one.frame for one in frames]:
+            path = index.dataset.frame_path(video, number)
             wanted[path.parent].append(path.name)
     missing: list[Path] = []
     for folder, names in wanted.items():
@@ -95,6 +108,6 @@ def check_images(index: FrameIndex) -> None:
     if missing:
         total = sum(map(len, wanted.values()))
         raise DatasetError(
-            f"{index.dataset.path}: {len(missing)} of {total} annotated frames are not there, the first is "
+            f"{index.dataset.path}: {len(missing)} of {total} {what} are not there, the first is "
             f"{missing[0]}. `maskstream dataset check` names all that is wrong with a dataset."
         )

@@ -9,6 +9,31 @@ from trainers.augment import JitterConfig, PhotometricConfig, ScaleConfig
 from trainers.pseudo import PseudoConfig
 from trainers.step import OptimizerConfig
 
+MAX_REPEAT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StillsConfig:
+    """Images seen beside the videos, each for itself."""
+
+    annotations: str
+    """A JSON of COCO instances, or of YouTube-VIS, each frame of which is a still."""
+    image_root: str
+    """The folder that its file names are relative to."""
+    format: Literal["coco", "youtube_vis"] = "coco"
+    classes: Literal["same", "coco", "open-images"] = "same"
+    """What its classes are: those of the videos by name, `same`; or by a table, COCO's or Open Images' to those of
+    YouTube-VIS 2019 (operators/datasets/class_maps.py). Objects of classes that the videos lack are left out, and
+    count as background."""
+    repeat: int = 1
+    """Times that an epoch shows each image."""
+    made_by: str = ""
+    """The command that makes it, for the error when it is absent."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.repeat <= MAX_REPEAT:
+            raise ValueError(f"repeat is {self.repeat}, expected 1 to {MAX_REPEAT}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -34,22 +59,37 @@ class DataConfig:
     max_interval: int | None = 20
     """Of pairs: the reference lies at most this many stored frames from the key frame; null: anywhere in the video.
     Higher: harder pairs, embeddings that survive longer gaps."""
+    direction: Literal["either", "forward"] = "either"
+    """Of pairs: `either`, the reference before the key frame or after it; `forward`, before it, as frames come to a
+    network that keeps the last one (TLTM)."""
+    clip_sampling: Literal["gaps", "consecutive", "around"] = "gaps"
+    """Of clips: `gaps`, five for each video in an epoch, frames with gaps between them (IAI); or each annotated frame
+    once an epoch as the query (CiCo): `consecutive`, in the middle of frames in a row; `around`, as released, with
+    others of those just before it and behind."""
     clip_frames: int = 5
     """Of clips: how many frames. More: longer memory is learnt; memory of the machine and time grow with it."""
     pseudo: PseudoConfig | None = None
-    """Pairs and clips are made of one frame each, by moving it (`{}` takes the ranges of TLTM); null: of videos."""
+    """Pairs and clips are made of one frame each, by moving it (`{}` takes the ranges of TLTM); null: of videos. With
+    `stills`, those are moved alone."""
+    repeat: int = 1
+    """Times that an epoch shows each frame of `annotations`. Higher: more of them among the samples beside `stills`."""
+    stills: tuple[StillsConfig, ...] = ()
+    """Images seen beside the frames of `annotations`, whose classes count. Their pairs are made by `pseudo`."""
     flip: float = 0.5
     """Probability that a sample is mirrored; of clips, each frame for itself."""
     flip_sync: bool = False
-    """Of clips: mirror all frames alike. As released, each is mirrored for itself, so objects change sides."""
+    """Of clips: mirror all frames alike. As released with IAI, each is mirrored for itself, so objects change sides."""
+    flip_axis: Literal["horizontal", "vertical"] = "horizontal"
+    """`vertical`, as CiCo's release: upside down in place of mirrored."""
     scale: ScaleConfig | None = None
     """Draw the size of each sample (`{}` takes the ranges of IAI); null: the network's `model.input`."""
     photometric: PhotometricConfig | None = None
     """Change colours, of all frames of a sample alike; null: leave them."""
     jitter: JitterConfig | None = None
     """Shrink within the size, or enlarge and cut, all frames of a sample alike (`{}` takes the ranges of CiCo)."""
-    boxes: Literal["annotated", "masks"] = "annotated"
-    """The annotated boxes, transformed as the frame is; or those of the masks that come out, tight."""
+    boxes: Literal["annotated", "inclusive", "masks"] = "annotated"
+    """The annotated boxes, transformed as the frame is; these up to their last pixel, x + w - 1, as CiCo's release; or
+    those of the masks that come out, tight."""
     group_shapes: bool = False
     """The samples of a step are all of frames that lie or all of frames that stand: less padding, where both occur."""
     threads: int = 1
@@ -66,8 +106,11 @@ class DataConfig:
             raise ValueError(f"threads is {self.threads}, expected 1 to 64")
         if not 1 <= self.clip_frames <= 64:
             raise ValueError(f"clip_frames is {self.clip_frames}, expected 1 to 64")
+        if not 1 <= self.repeat <= MAX_REPEAT:
+            raise ValueError(f"repeat is {self.repeat}, expected 1 to {MAX_REPEAT}")
         self._check_sources()
         self._check_kind()
+        self._check_stills()
 
     def _check_sources(self) -> None:
         if (self.image_root is None) == (self.videos is None):
@@ -80,10 +123,24 @@ class DataConfig:
 
     def _check_kind(self) -> None:
         each = self.scale is not None and self.scale.each == "frame"
+        if self.clip_sampling != "gaps" and (self.kind != "clips" or self.pseudo is not None):
+            raise ValueError(f"clip_sampling: {self.clip_sampling} is of clips of videos: leave it out, or set kind: "
+                             "clips, without pseudo")  # fmt: skip
         if self.kind != "clips" and (self.flip_sync or each):
             raise ValueError("flip_sync, and scale.each: frame, are of clips: leave them out, or set kind: clips")
         if self.pseudo is not None and (self.kind == "stills" or self.kind == "clips" and self.clip_frames < 2):
             raise ValueError("pseudo makes pairs, or clips of two frames or more: leave it out, or set kind: pairs")
+
+    def _check_stills(self) -> None:
+        if self.direction == "forward" and self.kind != "pairs":
+            raise ValueError("direction: forward is of pairs: leave it out, or set kind: pairs")
+        if not self.stills:
+            return
+        if self.videos is not None:
+            raise ValueError("stills go beside frames that are files: name image_root in place of videos")
+        if self.kind == "clips" or self.kind == "pairs" and (self.direction != "forward" or self.pseudo is None):
+            raise ValueError("stills go with kind: stills; or with kind: pairs, direction: forward and pseudo: {}, by "
+                             "which they move")  # fmt: skip
 
     @property
     def frames(self) -> int:

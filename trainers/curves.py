@@ -11,7 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-PARTS = ("class", "box", "centerness", "mask", "crossover", "identity")
+PARTS = ("class", "box", "centerness", "mask", "crossover", "identity", "edge")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

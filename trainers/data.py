@@ -59,6 +59,8 @@ class Loaded:
     targets: FrameTargets
     ids: np.ndarray
     """(G,) int64 annotation ids of the targets."""
+    kept: tuple[int, int]
+    """(h, w) of the frame before any padding."""
     padded: tuple[int, int]
     """(h, w) of the frame on its own: padded to multiples of the divisor, not yet to the largest of the batch."""
 
@@ -68,7 +70,8 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
 
     `frames` T is that of every draw. All frames of a batch go through DALI at once, so they share one padded size.
     `source` says where frames come from, files of images unless told; `parts` what draws may ask for besides resizing
-    and mirroring; `boxes` whether they are the annotated ones, transformed, or those of the masks that came out.
+    and mirroring; `boxes` whether they are the annotated ones, transformed, these up to their last pixel, or those of
+    the masks that came out.
     Raises DatasetError, where the batch is taken, for an image that is missing or cannot be decoded.
     """
 
@@ -78,7 +81,7 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
     def __init__(
         self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, frames: int,
         device: torch.device, threads: int = 1, source: FrameSource | None = None, parts: Parts | None = None,
-        boxes: Literal["annotated", "masks"] = "annotated",
+        boxes: Literal["annotated", "inclusive", "masks"] = "annotated",
     ) -> None:  # fmt: skip
         self.draws, self.index, self.cfg, self.batch = draws, index, cfg, batch
         self.device, self.boxes = device, boxes
@@ -147,7 +150,7 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
     def _run(self, together: Sequence[Prepared]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Padded images (B, 3, Hp, Wp), and per frame the planes of its masks (P, Hp, Wp) uint8."""
         frames = [one.frame for one in together]
-        heights, widths = zip(*(one.kept for one in together), strict=True)
+        heights, widths = zip(*(one.sheet for one in together), strict=True)
         canvas = pad_to(max(heights), max(widths), self.cfg.divisor)
         fed = self.source.read(frames) | self._inputs(together, canvas)
         try:
@@ -181,7 +184,8 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
     def _loaded(self, one: Prepared, planes: torch.Tensor) -> Loaded:
         """Targets of one frame, and the annotation ids of the instances that stay."""
         full = unpack(planes, len(one.frame.annotations))                                        # (G, Hp, Wp)
-        boxes = boxes_of(full) if self.boxes == "masks" else torch.from_numpy(transform_boxes(one))
+        boxes = boxes_of(full) if self.boxes == "masks" else torch.from_numpy(transform_boxes(
+            one, upside_down=self.parts.upside_down, inclusive=self.boxes == "inclusive"))  # fmt: skip
         sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
         seen = any_along(full.flatten(1)).cpu() | (one.changes.motion is not None)
         alive = ((sides > MIN_BOX_SIDE) & seen).numpy() | self.keep_emptied
@@ -191,7 +195,7 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
         masks = full if alive.all() else full[torch.from_numpy(alive)]
         targets = FrameTargets(boxes[alive], labels, identities, masks)
         ids = np.array([a.id for a in kept], np.int64)
-        return Loaded(targets.to(self.device), ids, pad_to(*one.kept, self.cfg.divisor))
+        return Loaded(targets.to(self.device), ids, one.kept, pad_to(*one.kept, self.cfg.divisor))
 
 
 class PairLoader(FrameLoader[DrawT, PairBatch]):
@@ -213,7 +217,7 @@ class PairLoader(FrameLoader[DrawT, PairBatch]):
             [_counterparts(one.ids, other.ids).to(self.device) for one, other in zip(slot, others, strict=True)]
             for slot, others in (slots, slots[::-1])
         ]
-        return PairBatch(tuple(images), _targets_of(slots), tuple(counterparts))
+        return PairBatch(tuple(images), _targets_of(slots), tuple(counterparts), _sizes_of(slots))
 
 
 class ClipLoader(FrameLoader[DrawT, ClipBatch]):
@@ -244,11 +248,16 @@ class StillLoader(FrameLoader[DrawT, StillBatch]):
         return self.index.identity
 
     def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> StillBatch:
-        return StillBatch(images[0], _targets_of(slots)[0])
+        return StillBatch(images[0], _targets_of(slots)[0], _sizes_of(slots))
 
 
 def _targets_of(slots: list[list[Loaded]]) -> tuple[list[FrameTargets], ...]:
     return tuple([one.targets for one in slot] for slot in slots)
+
+
+def _sizes_of(slots: list[list[Loaded]]) -> tuple[list[tuple[int, int]], ...]:
+    """Before padding: which level a region is read from depends on its share of the image (models/area_regions.py)."""
+    return tuple([one.kept for one in slot] for slot in slots)
 
 
 def _counterparts(ids: np.ndarray, others: np.ndarray) -> torch.Tensor:

@@ -18,10 +18,13 @@ from trainers.augment import Augment
 from trainers.clips import ClipSampler
 from trainers.config import DataConfig, TrainConfig
 from trainers.data import ClipLoader, FrameLoader, PairLoader, StillLoader
-from trainers.frames import EpochSampler, FrameIndex, has_area, has_box
+from trainers.forward_pairs import ForwardPairSampler
+from trainers.frames import EpochSampler, FrameIndex, has_area, has_box, has_mask
+from trainers.mixture import mix
 from trainers.pairs import PairSampler
 from trainers.pixels import Parts
 from trainers.pseudo import PseudoSampler
+from trainers.query_clips import QueryClipSampler
 from trainers.stills import StillSampler
 from trainers.videos import EncodedVideos
 
@@ -31,7 +34,9 @@ LOADERS = {"pairs": PairLoader, "clips": ClipLoader, "stills": StillLoader}
 def read_index(data: DataConfig) -> FrameIndex:
     """The dataset's frames, by the rule of the kind of samples drawn from them. Raises DatasetError."""
     read = read_stills if data.format == "coco" else read_dataset
-    return FrameIndex(read(data.annotations, image_root=data.image_root), has_area if data.kind == "clips" else has_box)
+    mixture = mix(read(data.annotations, image_root=data.image_root), data.repeat, data.stills)
+    usable = has_area if data.kind == "clips" else has_mask if data.direction == "forward" else has_box
+    return FrameIndex(mixture.dataset, usable, repeats=mixture.repeats, stills=mixture.stills)
 
 
 def open_loader(
@@ -63,10 +68,14 @@ def make_sampler(
                       jitter=data.jitter)  # fmt: skip
     if data.kind == "stills":
         return StillSampler(index, augment=augment, **share)
+    if data.direction == "forward":
+        return ForwardPairSampler(index, max_interval=data.max_interval, pseudo=data.pseudo, augment=augment, **share)
     if data.pseudo is not None:
         return PseudoSampler(index, frames=data.frames, pseudo=data.pseudo, augment=augment, **share)
     if data.kind == "pairs":
         return PairSampler(index, max_interval=data.max_interval, flip=data.flip, augment=augment, **share)
+    if data.clip_sampling != "gaps":
+        return QueryClipSampler(index, frames=data.clip_frames, how=data.clip_sampling, augment=augment, **share)
     return ClipSampler(index, frames=data.clip_frames, flip=data.flip, flip_sync=data.flip_sync, scale=data.scale,
                        augment=augment, **share)  # fmt: skip
 
@@ -75,4 +84,5 @@ def parts_of(data: DataConfig) -> Parts:
     """What the graph has to be able to do for samples of these settings."""
     moves = data.pseudo is not None
     colours = data.photometric is not None or (moves and data.pseudo.photometric is not None)
-    return Parts(colour=colours, motion=moves, window=data.jitter is not None)
+    return Parts(colour=colours, motion=moves, window=data.jitter is not None,
+                 upside_down=data.flip_axis == "vertical")  # fmt: skip

@@ -12,6 +12,7 @@ value, and leaves it out, so that runs are gone on with that began before there 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ FREE = (
     "deterministic",
 )  # fmt: skip
 FREE_OF_DATA = ("annotations", "image_root", "videos", "video_decoder", "threads", "made_by")
+FREE_OF_STILLS = ("annotations", "image_root", "made_by")
 
 RENAMED = {"samples_per_step": "pairs_per_step"}
 """Now -> at first."""
@@ -32,7 +34,9 @@ LATER: dict[str, Any] = {
     "batch_for_workers": None,
     "data.kind": "pairs",
     "data.clip_frames": 5,
+    "data.clip_sampling": "gaps",
     "data.flip_sync": False,
+    "data.flip_axis": "horizontal",
     "data.scale": None,
     "data.scale.short_sides": [],
     "data.format": "youtube_vis",
@@ -42,6 +46,9 @@ LATER: dict[str, Any] = {
     "data.jitter": None,
     "data.boxes": "annotated",
     "data.group_shapes": False,
+    "data.direction": "either",
+    "data.repeat": 1,
+    "data.stills": [],
     "optimizer.decay_norms": False,
     "optimizer.decay_biases": True,
     "optimizer.parts": [],
@@ -51,6 +58,8 @@ LATER_OF_NETWORKS: dict[str, Any] = {
     "max_mask_positives": 500,
     "fcos.tower_bias": True,
     "input.antialias": True,
+    "input.fit": "short_side",
+    "fuser_form": "plain",
 }
 
 
@@ -61,6 +70,8 @@ def fingerprint(config: TrainConfig, network: NetworkSpec) -> str:
         plain.pop(name)
     for name in FREE_OF_DATA:
         plain["data"].pop(name)
+    for stills, name in itertools.product(plain["data"]["stills"], FREE_OF_STILLS):
+        stills.pop(name)
     for now, first in RENAMED.items():
         plain[first] = plain.pop(now)
     if config.start_from is not None:

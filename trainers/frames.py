@@ -4,12 +4,12 @@ In:     a YouTube-VIS dataset, and a rule that says when an object can be learnt
 Out:    `FrameIndex`: the usable frames of every video; `EpochSampler`: reshuffled epochs, sharded over workers
 State:  the position, one integer: what a checkpoint keeps, so that a resumed run sees the same samples in order
 Source: CrossVIS specification 1.3 (`has_box`), 1.4 (identities over a whole set), 1.6 (frames grouped by shape); IAI
-        specification 1 (`has_area`)
+        specification 1 (`has_area`); TLTM specification 1.2 (`has_mask`; samples repeated by their source)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -39,6 +39,11 @@ def has_area(annotation: Annotation, frame: int) -> bool:
     """The rule of IAI: a box of at least one pixel either way, and an area above 0."""
     box, area = annotation.bboxes[frame], annotation.areas[frame]
     return box is not None and area is not None and area > 0 and min(box[2:]) >= MIN_SIDE
+
+
+def has_mask(annotation: Annotation, frame: int) -> bool:
+    """The rule of TLTM."""
+    return annotation.segmentations[frame] is not None and annotation.bboxes[frame] is not None
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,15 @@ class FrameIndex:
     """All usable frames of a dataset, grouped by video, and the label space of identities.
 
     Identities are all annotation tracks of the file, by rank of their ids (CrossVIS specification 1.4);
-    `identity[id]` from 0. Raises DatasetError when no frame is usable.
+    `identity[id]` from 0. `repeats` says of videos, by id, how often an epoch shows each of their frames, once unless
+    told; `stills` which are frames that no other follows. Raises DatasetError when no frame is usable.
     """
 
-    def __init__(self, dataset: Dataset, usable: Usable = has_box) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: Dataset, usable: Usable = has_box, *, repeats: Mapping[int, int] | None = None,
+        stills: frozenset[int] = frozenset(),
+    ) -> None:  # fmt: skip
+        self.dataset, self.stills = dataset, stills
         self.identity = {id: rank for rank, id in enumerate(sorted(a.id for a in dataset.annotations))}
         self.videos = [
             frames
@@ -92,9 +101,9 @@ class FrameIndex:
         """Videos with a usable frame, by ascending id; their usable frames in order."""
         if not self.videos:
             raise DatasetError("the dataset has no frame with an annotation: nothing to train on.")
-        sizes = [len(usable) for usable in self.videos]
-        self.place = [(v, i) for v, size in enumerate(sizes) for i in range(size)]
-        """Every usable frame: (video, position among its usable frames)."""
+        times = [(repeats or {}).get(seen[0].video.id, 1) for seen in self.videos]
+        self.place = [(v, i) for v, seen in enumerate(self.videos) for i in range(len(seen)) for _ in range(times[v])]
+        """Every usable frame as often as it is repeated: (video, position among its usable frames)."""
 
     def __len__(self) -> int:
         return len(self.place)

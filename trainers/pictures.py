@@ -34,7 +34,7 @@ def side_by_side(dataset: Dataset, results: Sequence[dict], number: int) -> Iter
     categories = Categories(tuple(c.name for c in dataset.categories), tuple(c.id for c in dataset.categories))
     for video in (dataset.videos[i] for i in chosen.tolist()):
         frame = video.length // 2
-        image = _image(dataset, video, frame)
+        image = frame_image(dataset, video, frame)
         own = [result for result in results if result["video_id"] == video.id]
         halves = [
             draw_tracks(image, true_tracks(dataset, video, frame), categories, show_scores=False),
@@ -78,7 +78,8 @@ def _tracks(video: Video, frame: int, entries: list[tuple[int, int, float, dict]
     )
 
 
-def _image(dataset: Dataset, video: Video, frame: int) -> np.ndarray:
+def frame_image(dataset: Dataset, video: Video, frame: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. Raises DatasetError where it is missing, damaged, or of another size than its video."""
     path = dataset.frame_path(video, frame)
     try:
         image = decode_image(read_image_file(path))

@@ -38,6 +38,8 @@ class Parts:
     motion: bool = False
     """And blur."""
     window: bool = False
+    upside_down: bool = False
+    """Frames are turned over, rows in the other order, where others are mirrored."""
 
 
 @pipeline_def(enable_conditionals=True, exec_dynamic=True, prefetch_queue_depth=1)
@@ -61,8 +63,12 @@ def frame_pipe(cfg: InputConfig, parts: Parts, device: str):
         image = fn.color_space_conversion(image, image_type=types.RGB, output_type=types.BGR)
     if parts.window:
         image, planes = _windowed(image, planes)
+    mirror = flip
+    if parts.upside_down:
+        image, planes = (fn.flip(x, horizontal=0, vertical=flip) for x in (image, planes))
+        mirror = flip * 0
     # Cutting, mirroring, normalising and padding in one pass. What is mirrored is padded at its left, to have it right.
-    padded = {"crop": canvas, "crop_pos_x": fn.cast(flip, dtype=types.FLOAT), "crop_pos_y": 0.0, "mirror": flip,
+    padded = {"crop": canvas, "crop_pos_x": fn.cast(mirror, dtype=types.FLOAT), "crop_pos_y": 0.0, "mirror": mirror,
               "out_of_bounds_policy": "pad", "fill_values": 0.0, "output_layout": "CHW"}  # fmt: skip
     image = fn.crop_mirror_normalize(image, dtype=types.FLOAT, mean=list(cfg.mean), std=list(cfg.std), **padded)
     return image, fn.crop_mirror_normalize(planes, dtype=types.UINT8, **padded), shape

@@ -4,7 +4,8 @@ In:     a draw, the network's input
 Out:    `Prepared`; boxes (G, 4) and planes (h, w, P) as the graph and the network take them
 State:  none
 Source: CrossVIS specification 1.6: boxes scaled, mirrored (x -> w - x) and clipped, masks by nearest; 3.8: polygons
-        rasterised at the resized size; TLTM specification 1.4: boxes of what moves
+        rasterised at the resized size; TLTM specification 1.4: boxes of what moves; CiCo specification 1.1, 1.2, 1.6:
+        boxes to their last pixel, frames fitted into a box, turned over
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Prepared:
     """(top, left) of the window of the resized frame that is kept."""
     kept: tuple[int, int]
     """(h, w) of that window; all of the resized frame unless it was enlarged."""
+    sheet: tuple[int, int]
+    """(h, w) of what it lies on, at the top left: larger than the window where the frame was shrunk."""
     flip: bool
     changes: Changes
     identity: Mapping[int, int]
@@ -79,10 +82,11 @@ class Prepared:
 def prepare(draw: AnyDraw, t: int, cfg: InputConfig, identity: Mapping[int, int]) -> Prepared:
     """The t-th frame of a draw."""
     video, changes = draw.frames[t].video, UNCHANGED if draw.changes is None else draw.changes[t]
-    short, long = (cfg.short_side, cfg.long_side) if draw.scales is None else draw.scales[t]
-    size = resize_to(video.height, video.width, short, long)
+    sides = (cfg.short_side, cfg.long_side, cfg.fit) if draw.scales is None else draw.scales[t]
+    size = resize_to(video.height, video.width, *sides)
     place = (size, (0, 0), size) if changes.window is None else changes.window.place(size)
-    return Prepared(draw.frames[t], *place, draw.flips[t], changes, identity)
+    sheet = (cfg.short_side, cfg.long_side) if draw.scales is None and cfg.fit == "box" else size
+    return Prepared(draw.frames[t], *place, sheet, draw.flips[t], changes, identity)
 
 
 def name_of(draw: AnyDraw) -> SampleName:
@@ -95,16 +99,21 @@ def name_of(draw: AnyDraw) -> SampleName:
     )  # fmt: skip
 
 
-def transform_boxes(one: Prepared) -> np.ndarray:
+def transform_boxes(one: Prepared, *, upside_down: bool = False, inclusive: bool = False) -> np.ndarray:
     """Annotated boxes moved, scaled and cut as the frame, mirrored with it (x -> w - x), and clipped.  (G, 4) float32
+
+    `upside_down`: it is turned over, not mirrored (y -> h - y). `inclusive`: boxes end at their last pixel.
     """
     (height, width), (top, left), (h, w) = one.stored, one.start, one.kept
     boxes = one.frame.boxes()
+    boxes[:, 2:] -= float(inclusive)
     if one.changes.motion is not None:
         boxes = move_boxes(boxes, one.changes.motion, width, height)
     boxes = boxes * np.array([one.size[1] / width, one.size[0] / height] * 2, np.float32)
     boxes -= np.array([left, top] * 2, np.float32)
-    if one.flip:
+    if one.flip and upside_down:
+        boxes[:, [1, 3]] = h - boxes[:, [3, 1]]
+    elif one.flip:
         boxes[:, [0, 2]] = w - boxes[:, [2, 0]]
     boxes[:, 0::2] = boxes[:, 0::2].clip(0, w)
     boxes[:, 1::2] = boxes[:, 1::2].clip(0, h)

@@ -96,7 +96,10 @@ class PseudoSampler(EpochSampler[Draw]):
 
     def _draw(self, item: int, rng: np.random.Generator) -> Draw:
         video, i = self.index.place[item]
-        still = self.index.videos[video][i]
+        return self.of(self.index.videos[video][i], rng)
+
+    def of(self, still: FrameAnnotations, rng: np.random.Generator) -> Draw:
+        """The pseudo-video of one frame."""
         look = self.augment.draw(rng, self.frames)
         motion = self._motion(rng)
         shared = look.changes or (Changes(),) * self.frames

@@ -74,7 +74,10 @@ def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Jo
     config = build(TrainConfig, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
     paths = {key: _absolute(path) for key, path in config.data.paths.items()}
     begin = None if config.start_from is None else _absolute(str(resolve(config.start_from)))
-    config = replace(config, data=replace(config.data, **paths), start_from=begin)  # workers have folders of their own
+    stills = tuple(replace(one, annotations=_absolute(one.annotations), image_root=_absolute(one.image_root))
+                   for one in config.data.stills)  # fmt: skip
+    data = replace(config.data, **paths, stills=stills)
+    config = replace(config, data=data, start_from=begin)       # workers have folders of their own
     if config.evaluation is not None:
         held_out = {key: _absolute(getattr(config.evaluation, key)) for key in ("annotations", "image_root")}
         config = replace(config, evaluation=replace(config.evaluation, **held_out))

@@ -1,9 +1,9 @@
 """`maskstream dataset convert`: annotated videos from one format to another, and what the other cannot hold.
 
-In:     a JSON or a folder of one of FORMATS
+In:     a JSON or a folder of one of FORMATS, or the CSV of Open Images
 Out:    a JSON or a folder of one of FORMATS, there as a whole or not at all; Converted, which says what was lost
 State:  none
-Limits: those of the formats (davis.py, mots.py, coco.py); videos go through one by one
+Limits: those of the formats (davis.py, mots.py, coco.py, open_images.py); videos go through one by one
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from operators.datasets.class_maps import TO_YOUTUBE_VIS
 from operators.datasets.coco import open_coco, write_coco
 from operators.datasets.davis import open_davis, write_davis
 from operators.datasets.files import MISSING_IMAGES, ImageMode, check_output
 from operators.datasets.mots import IdRule, open_mots, write_mots
+from operators.datasets.open_images import open_open_images
 from operators.datasets.truth import Progress, Truth, VideoTruth, open_youtube_vis
 from operators.datasets.youtube_vis import write_youtube_vis
 from operators.errors import ConfigError, did_you_mean
 
 Format = Literal["youtube-vis", "ovis", "davis", "mots", "coco"]
+Source = Format | Literal["open-images"]
 
 
 class FormatKind(NamedTuple):
@@ -48,6 +51,8 @@ class ConvertOptions:
     """Of DAVIS: the sequences of ImageSets/*/NAME.txt alone."""
     frames: int = 1
     """Of COCO: how many frames a still becomes."""
+    mapped: bool = False
+    """Of Open Images: only classes that stand for one of YouTube-VIS 2019 (class_maps.py), under their own names."""
     class_names: dict[int, str] | None = None
     """Of MOTS: what its classes are called."""
     renumber: bool = False
@@ -69,7 +74,7 @@ class Converted:
     """Images that were to be taken along and are not there."""
 
 
-def open_truth(path: Path | str, source: Format, options: ConvertOptions | None = None) -> Truth:
+def open_truth(path: Path | str, source: Source, options: ConvertOptions | None = None) -> Truth:
     """Open a dataset of a known format. Raises DatasetError, naming the file, where it is none; ConfigError for an
     unknown format."""
     options, path = options or ConvertOptions(), Path(path)
@@ -81,7 +86,10 @@ def open_truth(path: Path | str, source: Format, options: ConvertOptions | None 
         return open_mots(path, options.image_root, options.class_names)
     if source == "coco":
         return open_coco(path, options.image_root, options.frames)
-    raise ConfigError(f"no format is called '{source}'.{did_you_mean(source, FORMATS)}")
+    if source == "open-images":
+        only = TO_YOUTUBE_VIS["open-images"] if options.mapped else None
+        return open_open_images(path, options.image_root, only)
+    raise ConfigError(f"no format is called '{source}'.{did_you_mean(source, [*FORMATS, 'open-images'])}")
 
 
 def guess_format(path: Path | str) -> Format:
@@ -93,7 +101,7 @@ def guess_format(path: Path | str) -> Format:
 
 
 def convert(
-    source_path: Path | str, out: Path | str, source: Format, target: Format,
+    source_path: Path | str, out: Path | str, source: Source, target: Format,
     options: ConvertOptions | None = None, progress: Progress | None = None,
 ) -> Converted:  # fmt: skip
     """Convert a whole dataset; `progress` is called with videos done and videos in all.
@@ -107,7 +115,7 @@ def convert(
     check_output(Path(source_path), out)
     totals = _Totals()
     truth = open_truth(source_path, source, options)
-    if FORMATS[source].file == FORMATS[target].file == "a JSON":
+    if source in FORMATS and FORMATS[source].file == FORMATS[target].file == "a JSON":
         truth.notes.say("Of the input's info, licenses and supercategories nothing is taken over.")
     truth = replace(truth, read=lambda wanted, read=truth.read: totals.counting(read(wanted)))
     if target in ("youtube-vis", "ovis"):

@@ -8,13 +8,16 @@ from pathlib import Path
 from operators.errors import ConfigError
 from pipelines.commands.shared import EXIT_CODES, counting
 
-HELP = "YouTube-VIS, OVIS, DAVIS, MOTS, COCO: from one to another"
+HELP = "YouTube-VIS, OVIS, DAVIS, MOTS, COCO, Open Images: from one to another"
 DESCRIPTION = """Convert annotated videos between
   youtube-vis  a JSON    YouTube-VIS 2019 and 2021
   ovis         a JSON    the same with occlusion labels
   davis        a folder  Annotations_unsupervised/480p/VIDEO/FRAME.png, values 1, 2, .. the objects
   mots         a folder  instances_txt/VIDEO.txt, a line a mask, and evaluate_mots.seqmap
   coco         a JSON    instances of stills; read, each is a video of one frame, or of --frames
+and from
+  open-images  a CSV     train-annotations-object-segmentation.csv; class-descriptions-boxable.csv, folders of masks
+                         and train/ with the images beside it. Images that are not there are left out
 
 What the other format cannot hold is counted and told at the end: classes in DAVIS and MOTS, tracks in COCO, overlap in
 DAVIS (where masks overlap the smaller one of the frame is on top). The output is there as a whole or not at all; a
@@ -25,21 +28,24 @@ examples:
   maskstream dataset convert DAVIS/ val.json --from davis --to youtube-vis --subset val
   maskstream dataset convert mots/ train.json --from mots --to youtube-vis --classes 1=car,2=pedestrian
   maskstream dataset convert instances_train2017.json stills.json --from coco --to youtube-vis --frames 2
+  maskstream dataset convert train-annotations-object-segmentation.csv open.json --from open-images --to coco --mapped
 """ + EXIT_CODES
 NAMES = ("youtube-vis", "ovis", "davis", "mots", "coco")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", metavar="IN", help="the dataset: a JSON or a folder")
+    add("source", metavar="IN", help="the dataset: a JSON, a folder or a CSV")
     add("out", metavar="OUT", help="a JSON or a new folder")
-    add("--from", dest="source_format", required=True, choices=NAMES, help="what IN is")
+    add("--from", dest="source_format", required=True, choices=(*NAMES, "open-images"), help="what IN is")
     add("--to", dest="target_format", required=True, choices=NAMES, help="what OUT is to be")
     add("--images", choices=("none", "link", "copy"), default="none",
         help="take the images along, into JPEGImages/ or the folder of the format (default: %(default)s)")
     add("--image-root", type=Path, metavar="DIR", help="where the images of IN lie (default: looked for beside it)")
     add("--subset", metavar="NAME", help="of DAVIS: the sequences of ImageSets/*/NAME.txt alone")
     add("--frames", type=int, default=1, metavar="N", help="of COCO: frames a still becomes (default: %(default)s)")
+    add("--mapped", action="store_true",
+        help="of Open Images: only classes that stand for one of YouTube-VIS 2019, as training takes them")
     add("--classes", default="", metavar="1=car,...", help="of MOTS: the names of its classes")
     add("--renumber", action="store_true", help="to DAVIS: frames 00000 and on, whatever the images are called")
     add("--mots-ids", choices=("annotation", "class"), default="annotation",
@@ -51,7 +57,7 @@ def execute(args: argparse.Namespace) -> int:
 
     options = ConvertOptions(
         images=args.images, image_root=args.image_root, subset=args.subset, frames=args.frames,
-        class_names=class_names(args.classes), renumber=args.renumber, mots_ids=args.mots_ids,
+        mapped=args.mapped, class_names=class_names(args.classes), renumber=args.renumber, mots_ids=args.mots_ids,
     )  # fmt: skip
     with counting("videos") as progress:
         done = convert(args.source, args.out, args.source_format, args.target_format, options, progress)

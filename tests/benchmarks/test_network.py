@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.network import REST, WHOLE, main, parse, table
+from benchmarks.network import MERGED, REST, WHOLE, main, parse, table
 
 SMALL = """
 network: crossvis
@@ -53,6 +53,55 @@ def test_one_form_alone(network, capsys):
     assert main(["--network", str(network), "--size", "64x64", "--repeats", "1", "--form", "plain"]) == 0
     out = capsys.readouterr().out
     assert "fused" not in out and "ratio" not in out and out.count("frames/s") == 1
+
+
+CLIPS = """
+network: cico
+model:
+  num_classes: 3
+  clip_length: 3
+  input: {short_side: 64, long_side: 96, fit: box}
+  backbone: {blocks: [1, 1, 1, 1], stem_channels: 8, mid_channels: 4, stride_in: 3x3, norm: batch, frozen_stages: 0}
+  channels: 16
+  mask_channels: 16
+  tower_convs: 1
+  embedding_dim: 8
+  masks: {prototypes: 8}
+"""
+
+
+@pytest.mark.parametrize("overlap, new", [(None, 2), (0, 3), (2, 1)])
+def test_a_network_of_clips_tells_its_new_frames(tmp_path, capsys, overlap, new):
+    path = tmp_path / "clips.yaml"
+    path.write_text(CLIPS)
+    words = ["--network", str(path), "--size", "64x90", "--instances", "5", "--repeats", "3", "--form", "plain"]
+    assert main([*words, "--threads", "1", *([] if overlap is None else ["--overlap", str(overlap)])]) == 0
+    head, _, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert f"clips of 3 frames, {new} of them new" in head
+    named = [row.split(" | ")[0].removeprefix("| ") for row in rows if row.startswith("|")]
+    assert named[-1] == "whole clip" and WHOLE not in named
+    assert {"backbone", "pyramid", MERGED, "class tower", "box tower", "track tower", "mask branch", "tracks", REST,
+            "run lengths"} < set(named)  # fmt: skip
+    true, counted = (float(word.strip("(")) for word in rows[-1].split() if word.strip("(").replace(".", "").isdigit()
+                     and "." in word)  # fmt: skip
+    assert counted / true == pytest.approx(3 / new, rel=0.02)
+
+
+@pytest.mark.parametrize("content, message", [
+    pytest.param(CLIPS, "error: overlap is 3, expected less than the network's clip_length, 3", id="no new frame"),
+    pytest.param(SMALL, "error: --overlap is of networks that see clips; 'crossvis' sees single", id="no clips"),
+])  # fmt: skip
+def test_overlaps_that_cannot_be(tmp_path, capsys, content, message):
+    path = tmp_path / "net.yaml"
+    path.write_text(content)
+    assert main(["--network", str(path), "--size", "64x90", "--repeats", "1", "--form", "plain", "--overlap", "3"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_table_of_clips_by_hand():
+    turns = {"a": [{"tracks": 0.1, "whole clip": 0.5}]}
+    assert table(turns, "whole clip", 2, 3).splitlines()[-3:] == [
+        "| whole clip | 500.0 | 100% |", "", "a: 4.00 frames/s (6.00 counting all 3 of a clip)"]  # fmt: skip
 
 
 def test_the_table_by_hand():

@@ -53,9 +53,11 @@ def written(folder: Path) -> Path:
         "variants": {
             "plain": {"label": "no crossover", "set": ["network.model.crossover=false"]},
             "crossed": {"label": "CrossVIS"},
+            "matched": {"label": "the same weights", "weights_of": "crossed", "set": ["network.association=masktrack"]},
             "diverging": {"label": "a step too far", "set": ["training.optimizer.learning_rate=1e30"]},
         },
         "tables": {"parts": {"title": "Parts", "rows": rows},
+                   "use": {"title": "U", "seeds": 1, "rows": [{"variant": "matched"}]},
                    "failing": {"title": "F", "rows": [{"variant": "diverging", "paper": 0.0}]}},
     }))  # fmt: skip
 
@@ -130,9 +132,10 @@ def test_a_run_that_fails_is_told_and_the_others_are_done(story):
     assert "failed: diverging, seed 0: " in printed and "not finite" in printed
     scores = json.loads((story.out / "results.json").read_text())
     assert sorted((one["variant"], one["seed"]) for one in scores) == [
-        ("crossed", 0), ("crossed", 1), ("plain", 0), ("plain", 1)]  # fmt: skip
+        ("crossed", 0), ("crossed", 1), ("matched", 0), ("plain", 0), ("plain", 1)]  # fmt: skip
     for one in scores:
-        assert 0 <= one["AP"] <= 1 and one["visible"] > 0 and one["association"] == "cosine_iou"
+        rule = "masktrack" if one["variant"] == "matched" else "cosine_iou"
+        assert 0 <= one["AP"] <= 1 and one["visible"] > 0 and one["association"] == rule
         assert json.loads((story.out / f"{one['variant']}-{one['seed']}" / "scores.json").read_text()) == one
 
 
@@ -152,7 +155,7 @@ def test_every_run_is_its_own(story):
     """Other seeds and other losses give other weights; all begin with those of the stills."""
     begun = read_weights(story.out / "pretraining" / "weights.safetensors")
     assert begun.network == "condinst"
-    names = [path.parent.name for path in story.out.glob("*/scores.json")]
+    names = [path.parent.name for path in story.out.glob("*/scores.json") if path.parent.name != "matched-0"]
     weights = [read_weights(story.out / name / "weights.safetensors") for name in names]
     heads = {tuple(one.state["controller.bias"].tolist()) for one in weights}
     assert len(heads) == len(names) == 4
@@ -160,6 +163,13 @@ def test_every_run_is_its_own(story):
         training = yaml.safe_load((story.out / name / "training.yaml").read_text())
         assert training["start_from"] == str(story.out / "pretraining" / "weights.safetensors")
         assert training["seed"] == int(name[-1])
+
+
+@pytest.mark.slow
+def test_weights_are_shared_where_use_alone_differs(story):
+    assert not (story.out / "matched-0" / "weights.safetensors").exists()
+    network = yaml.safe_load((story.out / "matched-0" / "network.yaml").read_text())
+    assert network["weights"] == str(story.out / "crossed-0" / "weights.safetensors")
 
 
 @pytest.mark.slow

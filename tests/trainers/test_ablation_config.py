@@ -192,6 +192,101 @@ def test_the_shipped_ablation_of_iai_compares_what_its_paper_compares(tmp_path):
         ), run.variant  # fmt: skip
 
 
+def scored_too(**of_b) -> dict:
+    """`content` with a variant that scores the weights of b."""
+    return {**content()["variants"], "b2": {"label": "B, used otherwise", "weights_of": "b", **of_b}}
+
+
+def rows_of(*variants: str) -> dict:
+    return {"t": {"title": "T", "rows": [{"variant": variant} for variant in variants]}}
+
+
+@pytest.mark.parametrize("rows, only, runs", [
+    pytest.param(("b", "b2"), (), ["b-0", "b2-0", "b-1", "b2-1"], id="after the run whose weights it takes"),
+    pytest.param(("b2", "a"), (), ["b-0", "b2-0", "a-0", "b-1", "b2-1", "a-1"], id="which is made, in a table or not"),
+    pytest.param(("a", "b2"), ("b2",), ["b-0", "b2-0", "b-1", "b2-1"], id="asked for alone"),
+])  # fmt: skip
+def test_weights_may_be_scored_more_than_once(tmp_path, rows, only, runs):
+    config = read_ablation(written(tmp_path, variants=scored_too(), tables=rows_of(*rows)), NONE)
+    made = planned(config, tmp_path, only=only)
+    assert [run.folder.name for run in made] == runs
+    assert {run.folder.name: run.home.name for run in made if run.variant == "b2"} == {"b2-0": "b-0", "b2-1": "b-1"}
+
+
+def test_a_run_that_is_only_scored_has_the_settings_of_the_trained_one(tmp_path):
+    variants = {**content()["variants"], "a2": {"label": "A", "weights_of": "a",
+                                               "set": ["network.association=masktrack"]}}  # fmt: skip
+    config = read_ablation(written(tmp_path, variants=variants, tables=rows_of("a2")), NONE)
+    run = planned(config, tmp_path, seeds=1)[1]
+    write_settings(config, NONE, run, None)
+    spec = read_network(run.folder / "network.yaml")
+    assert (spec.config.crossover, spec.association) == (False, "masktrack")
+    assert spec.weights == tmp_path / "a-0" / "weights.safetensors"
+
+
+@pytest.mark.parametrize("of_b, message", [
+    pytest.param({"weights_of": "bb"}, "variants.b2.weights_of: 'bb' is no variant that is trained. Did you mean b?",
+                 id="of nothing"),
+    pytest.param({"weights_of": "b2"}, "'b2' is no variant that is trained.", id="of itself"),
+    pytest.param({"set": ["training.steps=3"]}, "variants.b2: weights_of says that it is not trained", id="trained"),
+])  # fmt: skip
+def test_weights_of_others_that_are_wrong(tmp_path, of_b, message):
+    with pytest.raises(ConfigError) as caught:
+        read_ablation(written(tmp_path, variants=scored_too(**of_b), tables=rows_of("b2")), NONE)
+    assert message in str(caught.value)
+
+
+CICO = "configs/ablations/cico.yaml"
+CICO_VARIANTS = {  # T, towers of boxes, tracks, classes, mask head, matching
+    **{f"fifo_{t}": (t, "2d 2d 2d 2d current") for t in (1, 2, 3, 4)},
+    "box_3d": (3, "3d 2d 2d 2d current"),
+    "box_track_3d": (3, "3d 3d 2d 2d current"),
+    "all_3d": (3, "3d 3d 3d 2d current"),
+    "union": (3, "3d 3d 2d 2d union3"),
+    "long_current": (7, "3d 3d 2d 2d current"),
+    "long_union": (7, "3d 3d 2d 2d union3"),
+    "masks_2d_4": (4, "3d 3d 2d 2d union3"),
+    **{name: (3, "3d 3d 2d 3d union3") for name in ("cico", "overlap_0", "overlap_2")},
+    **{f"length_{t}": (t, "3d 3d 2d 3d union3") for t in (1, 2, 4, 5, 6, 7)},
+}
+
+
+def test_the_shipped_ablation_of_cico_compares_what_its_paper_compares(tmp_path):
+    """The paper's tables 1a to 1d, 2, and its figure 5 (CiCo specification 7); 3 seeds for 1a and 1b."""
+    config = read_ablation(CICO, NONE)
+    assert {name: [row.paper for row in table.rows] for name, table in config.tables.items()} == {
+        "loss": [30.7, 33.0, 32.7, 29.5], "towers": [32.7, 35.9, 36.8, 35.5], "matching": [36.8, 37.1],
+        "matching_long": [33.8, 35.6], "masks": [36.8, 37.1], "masks_long": [36.1, 36.6],
+        "overlap": [33.5, 34.3, 34.8], "length": [None, None, 37.1, *[None] * 4]}  # fmt: skip
+    runs = planned(config, tmp_path)
+    several = {row.variant for name in ("loss", "towers") for row in config.tables[name].rows}
+    assert {run.seed for run in runs if run.variant in several} == {0, 1, 2} and len(several) == 7
+    assert config.variants.keys() == CICO_VARIANTS.keys() == {run.variant for run in runs}
+    overlaps = {}
+    for run in planned(config, tmp_path, seeds=1):
+        write_settings(config, NONE, run, None)
+        training = yaml.safe_load((run.folder / "training.yaml").read_text())
+        model = read_network(run.folder / "network.yaml").config
+        towers = " ".join((model.box_tower, model.track_tower, model.cls_tower, model.cmh, model.match.box))
+        assert (model.clip_length, towers) == CICO_VARIANTS[run.variant], run.variant
+        assert training["data"]["clip_frames"] == model.clip_length and training["samples_per_step"] == 4
+        if run.variant in ("cico", "overlap_0", "overlap_2"):
+            windows = next(s for s in load_graph(run.graph, STAGES).stages if s.name == "windows")
+            overlaps[run.variant] = windows.settings.of(model.clip_length)
+            assert run.home == tmp_path / "cico-0"
+    assert overlaps == {"overlap_0": 0, "cico": 1, "overlap_2": 2}
+
+
+def test_the_shipped_network_of_cico_grows_out_of_the_pre_trained_one(tmp_path):
+    config = read_ablation(CICO, NONE)
+    write_pretraining(config, NONE, tmp_path)
+    stills = read_network(yaml.safe_load((tmp_path / "training.yaml").read_text())["network"]).config
+    clips = read_network("configs/networks/mini_cico.yaml").config
+    for name in ("num_classes", "input", "backbone", "channels", "mask_channels", "tower_convs", "masks", "cls_loss"):
+        assert getattr(stills, name) == getattr(clips, name), name
+    assert (stills.clip_length, stills.tracking, stills.box_tower, stills.cmh) == (1, False, "2d", "2d")
+
+
 @pytest.mark.parametrize("shipped, network", [(SHIPPED, "mini_crossvis"), (IAI, "iai_tiny")])
 def test_the_shipped_networks_begin_with_all_of_the_pre_trained_one(tmp_path, shipped, network):
     """Same trunk, pyramid, heads and mask branch: every setting that both networks have is equal."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from trainers.ablation_config import AblationConfig, GeneratedData, Row, Table, Variant
-from trainers.ablation_report import Line, lines_of, markdown, span, spread, write_report
+from trainers.ablation_report import Line, in_rows, lines_of, markdown, span, spread, write_report
 
 ROWS = (Row(variant="a", paper=32.1), Row(variant="b", label="B!", paper=34.8, paper_std=0.25))
 TABLE = Table(title="Parts", rows=ROWS)
@@ -64,6 +65,39 @@ def test_the_axes_reach_every_run_and_every_figure_of_the_paper():
     """Relative to the first row: ours -3..+7, the paper's 0..2.95; the deviation of the first row reaches -3.61."""
     low, high = span(lines_of(CONFIG, TABLE, SCORES))
     assert -4.8 < low < -3.6 and 7.0 < high < 8.2
+
+
+UNTOLD = Table(title="Lengths", rows=(Row(variant="a"), Row(variant="b", paper=30.0)))
+
+
+def test_rows_that_the_paper_does_not_report_are_left_empty():
+    text = markdown(UNTOLD, lines_of(CONFIG, UNTOLD, SCORES)).splitlines()
+    assert text[4] == "| A | 23.0 ± 3.6 | 3 | 46.0 | 11.5 | 10 |  |  |  |"
+    assert text[5] == "| B | 30.0 | 1 | 60.0 | 15.0 | 3 | +7.0 | 30.0 |  |", "nothing to compare it with"
+
+
+def test_axes_without_a_first_figure_lie_by_the_next():
+    """Ours reach from -3.6 to 7 of the first row, the paper's one figure lies beside the second, at 7."""
+    low, high = span(lines_of(CONFIG, UNTOLD, SCORES))
+    assert -4.8 < low < -3.6 and 7.0 < high < 8.2
+
+
+@pytest.mark.parametrize("widths, rows", [
+    pytest.param([], [], id="nothing"),
+    pytest.param([9], [[0]], id="wider than a row"),
+    pytest.param([3, 3, 3], [[0, 1], [2]], id="as many as go"),
+    pytest.param([5, 1, 6], [[0, 1], [2]], id="just full"),
+])  # fmt: skip
+def test_panels_in_rows(widths, rows):
+    assert in_rows(widths, most=6) == rows
+
+
+def test_tables_without_figures_of_a_paper_can_be_drawn(tmp_path):
+    alone = Table(title="Alone", rows=(Row(variant="a"), Row(variant="b")))
+    config = replace(CONFIG, tables={"lengths": UNTOLD, "alone": alone, **{f"t{i}": TABLE for i in range(6)}})
+    write_report(config, SCORES, tmp_path, "maskstream ablate x")
+    with Image.open(tmp_path / "ablation.png") as image:
+        assert image.size[1] > 900, "8 tables: more than one row of panels"
 
 
 def test_what_is_written(tmp_path):

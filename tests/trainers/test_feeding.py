@@ -37,6 +37,8 @@ KINDS: dict[str, tuple[dict[str, Any], type, int]] = {
     "pairs of several sizes and colours": ({"scale": SIZES, "photometric": {"contrast": 0.2}}, PairBatch, 2),
     "clips": ({"kind": "clips", "clip_frames": 3, "scale": {**SIZES, "each": "frame"}}, ClipBatch, 3),
     "clips, shrunk and enlarged": ({"kind": "clips", "clip_frames": 2, "jitter": {"probability": 0.9}}, ClipBatch, 2),
+    "clips around a query": ({"kind": "clips", "clip_frames": 3, "clip_sampling": "around", "jitter": {},
+                              "flip_axis": "vertical", "boxes": "inclusive", "flip_sync": True}, ClipBatch, 3),
     "stills": ({"kind": "stills", "scale": SIZES, "jitter": {}}, StillBatch, 1),
     "stills of COCO": ({"format": "coco", "kind": "stills", "group_shapes": True}, StillBatch, 1),
     "pseudo-pairs of COCO": ({"format": "coco", "pseudo": {}, "scale": SIZES}, PairBatch, 2),
@@ -136,6 +138,9 @@ def test_names_are_those_of_the_batch_last_taken(root):
     pytest.param({"kind": "stills", "pseudo": {}}, "pseudo makes pairs", id="a still does not move"),
     pytest.param({"kind": "clips", "clip_frames": 1, "pseudo": {}}, "pseudo makes pairs", id="nor does a clip of one"),
     pytest.param({"pseudo": {"rotte": 3}}, "data.pseudo.rotte: no such setting. Did you mean rotate?", id="misspelt"),
+    pytest.param({"clip_sampling": "around"}, "clip_sampling: around is of clips of videos", id="a pair has no query"),
+    pytest.param({"kind": "clips", "pseudo": {}, "clip_sampling": "consecutive"}, "is of clips of videos",
+                 id="a still has no neighbours"),
     pytest.param({"jitter": {"factor": [2, 1]}}, "data.jitter: factor is", id="a range the wrong way round"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other(root, changes, message):

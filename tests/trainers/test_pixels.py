@@ -7,6 +7,7 @@ CiCo 1.6.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -184,8 +185,8 @@ def test_order_is_colour_then_motion_then_blur():
 def test_a_shrunk_frame_lies_at_the_top_left():
     images, (targets,) = load([np.full((H, W, 3), 200, np.uint8)], [disc(32, 24, 16)],
                               [Changes(window=Window(0.5, 0.7, 0.7))])  # fmt: skip
-    assert images.shape[-2:] == (32, 32), "24 x 32, padded"
-    assert (images[0, :, :24] == 200).all() and not images[0, :, 24:].any()
+    assert images.shape[-2:] == (H, W), "as large as it was, but for 24 x 32 of it padding"
+    assert (images[0, :, :24, :32] == 200).all() and not images[0, :, 24:].any() and not images[0, :, :, 32:].any()
     assert targets.boxes[0].tolist() == [8, 4, 24, 20]
     assert boxes_of(targets.masks)[0].tolist() == [8, 4, 24, 20]
 
@@ -205,6 +206,37 @@ def test_an_enlarged_frame_is_cut_to_its_size(flip):
     large = np.asarray(Image.fromarray(one).resize((2 * W, 2 * H), Image.Resampling.BILINEAR), float)
     found = shown(images[0])[:, ::-1] if flip else shown(images[0])
     assert np.abs(found - large[12 : 12 + H, 16 : 16 + W]).max() <= 1.5
+
+
+def test_a_turned_frame_has_its_rows_in_the_other_order():
+    """It is padded at the bottom all the same: 44 rows of 48."""
+    one, mask = picture()[:44], np.zeros((44, W), bool)
+    mask[4:14, 20:50] = True
+    images, (targets,) = load([one], [mask], [Changes()], flip=True, parts=Parts(upside_down=True),
+                              config=replace(PLAIN, short_side=44))  # fmt: skip
+    np.testing.assert_array_equal(shown(images[0])[:44], one[::-1])
+    assert not images[0, :, 44:].any()
+    assert targets.boxes.tolist() == [[20, 30, 50, 40]] == boxes_of(targets.masks).tolist()
+
+
+def test_frames_are_fitted_into_a_box():
+    """Upright, 64 x 48 of a box of 32 x 64: 32 x 24, padded to all of the box (CiCo specification 1.2)."""
+    upright = np.full((64, 48, 3), 90, np.uint8)
+    mask = np.zeros((64, 48), bool)
+    mask[16:48, 8:40] = True
+    images, (targets,) = load([upright], [mask], [Changes()], parts=Parts(),
+                              config=replace(PLAIN, short_side=32, long_side=64, fit="box"))  # fmt: skip
+    assert images.shape[-2:] == (32, 64) and (images[0, :, :, :24] == 90).all() and not images[0, :, :, 24:].any()
+    assert targets.boxes.tolist() == [[4, 8, 20, 24]]
+
+
+def test_boxes_may_end_at_their_last_pixel():
+    """x + w - 1, then resized to half and mirrored (CiCo specification 1.1)."""
+    mask = np.zeros((H, W), bool)
+    mask[8:40, 16:48] = True
+    _, (targets,) = load([picture()], [mask], [Changes()], parts=Parts(), boxes="inclusive", flip=True,
+                         config=replace(PLAIN, short_side=24, long_side=32))  # fmt: skip
+    assert targets.boxes.tolist() == [[8.5, 4, 24, 19.5]]
 
 
 # ---------------------------------------------------------------------------------------------------------- together
