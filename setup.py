@@ -8,6 +8,8 @@ REQUIREMENTS = [
     "torch>=2.11,<2.14",                       # networks, losses; older lack API that both CPU and CUDA builds share
     "nvidia-dali-cuda130>=2.4,<3",             # decoding and augmentation, one definition for CPU and GPU
     "ray[default,data,serve,train]>=2.60,<3",  # actors, training workers, serving; Train v2 and token authentication
+    "requests>=2.32,<3",                       # HTTP of the client of live streams; ray[serve] brings it along
+    "websockets>=14,<18",                      # ... and its WebSockets; uvicorn, with ray[serve], brings it along
     "fsspec>=2024.6",                          # snapshots and videos in s3:// and the like; ray[data] brings it along
     "numpy>=2,<3",                             # arrays between the parts; DALI and decord are built for 2
     "pycocotools>=2.0.10,<3",                  # run-length masks exactly as the official evaluators read them
@@ -39,7 +41,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_namespace_packages(include=["models*", "operators*", "pipelines*", "trainers*", "configs*"]),
-    package_data={"": ["*.yaml", "*.json", "*.safetensors"]},
+    package_data={"": ["*.yaml", "*.json", "*.safetensors", "*.html", "*.css", "*.js", "*.svg"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST_REQUIREMENTS},
     entry_points={"console_scripts": ["maskstream = pipelines.cli:main"]},

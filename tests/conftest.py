@@ -41,6 +41,7 @@ def cluster() -> Iterator[None]:
     """Four logical CPUs, whatever the machine has: what is tested is who gets what, not how fast."""
     import ray
 
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")    # Serve's proxies, on a busy machine
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     system = {"worker_niceness": 0, "metrics_report_interval_ms": 1000}  # ten seconds are Ray's default
     ray.init(address="local", num_cpus=4, num_gpus=0, _system_config=system, **quiet)

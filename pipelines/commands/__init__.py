@@ -5,10 +5,12 @@ or sub-commands that set `command` themselves; DESCRIPTION and EPILOG where its 
 (torch, DALI, Ray) stand inside the functions, so that help answers at once.
 """
 
-from pipelines.commands import ablate, chaos, dataset, demo, evaluate, graph, run, shapes, train, weights
+from pipelines.commands import ablate, chaos, dataset, demo, evaluate, graph, plan, run, serve, shapes, train, weights
 
 COMMANDS = {
     "run": run,
+    "serve": serve,
+    "plan": plan,
     "graph": graph,
     "chaos": chaos,
     "shapes": shapes,

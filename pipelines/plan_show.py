@@ -1,0 +1,64 @@
+"""A Plan as text: the answer first, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pipelines.plan import CLOSE, HEADROOM, Plan, errors_of
+
+
+def text_of(plan: Plan) -> str:
+    """Plain text of at most 100 columns."""
+    asked, service = plan.config, plan.service
+    camera = f"camera{'s' * (plan.fits * plan.copies != 1)} of {asked.width}x{asked.height} and {asked.fps:g} frames/s"
+    within = f"p95 under {1000 * asked.p95_s:g} ms"
+    lines = [f"{plan.fits * plan.copies} {camera} fit{'s' * (plan.fits * plan.copies == 1)}, {within}."]
+    if plan.copies > 1:
+        lines.append(f"{plan.fits} in each of {plan.copies} processes that the cluster has room for.")
+    lines += [f"Limited by {plan.limited_by}.", *plan.hints, ""]
+    lines += table(("cameras", "frames/s", "load", "p50 ms", "p95 ms", "dropped", "batch", ""), (
+        (str(one.cameras), f"{one.fps_out:.1f}", f"{one.load:.0%}", _ms(one.p50_s), _ms(one.p95_s),
+         f"{one.dropped:.1%}", f"{one.batch:.1f}", "fits" if one.fits(asked.p95_s, 1 - HEADROOM) else "")
+        for one in plan.forecasts
+    ))  # fmt: skip
+    lines += ["", f"Measured here ({plan.machine}), beside {service.beside} such cameras:"]
+    sizes = [size for size in sorted(service.seconds) if size in (1, 2, 4, 8, 16, plan.batch)]
+    lines.append("  a batch of " + ", ".join(f"{size}: {_ms(service.usual_s(size))} ms" for size in sizes)
+                 + f"; at most {service.capacity(plan.batch):.1f} frames/s")  # fmt: skip
+    shares = sorted(service.stages_s.items(), key=lambda item: -item[1])
+    lines.append("  a frame in " + ", ".join(f"{stage} {_ms(seconds)} ms" for stage, seconds in shares)
+                 + f"; decoding it {_ms(service.decode_s)} ms of a CPU")  # fmt: skip
+    return "\n".join(lines + (_verified(plan) if plan.measured else [])) + "\n"
+
+
+def _verified(plan: Plan) -> list[str]:
+    """Forecast beside what was measured."""
+    said, found, errors = plan.tried or plan.chosen, plan.measured, errors_of(plan)
+    rows = [
+        ("frames/s", f"{said.fps_out:.1f}", f"{found.fps_out:.1f}", f"{errors['fps_out']:+.0%}"),
+        ("p50 ms", _ms(said.p50_s), _ms(found.p50_s), f"{errors['p50']:+.0%}"),
+        ("p95 ms", _ms(said.p95_s), _ms(found.p95_s), f"{errors['p95']:+.0%}"),
+        ("dropped", f"{said.dropped:.1%}", f"{found.dropped:.1%}", ""),
+    ]
+    right = all(abs(error) <= CLOSE for name, error in errors.items() if name != "p50")
+    verdict = "within" if right else "NOT within"
+    slowness = found.slowness(plan.service)
+    drift = [] if abs(slowness - 1) <= CLOSE / 2 else [
+        f"The same batches took {slowness:.2f} times as long as when they were measured: the machine's other work "
+        f"changed. Measure again when it is steady."
+    ]  # fmt: skip
+    cameras = f"{found.cameras} simulated camera{'s' * (found.cameras > 1)}"
+    return ["", f"Tried with {cameras} for {found.seconds:.0f} s: the forecast is {verdict} {CLOSE:.0%}.",
+            *table(("", "forecast", "measured", "off by"), rows), *drift]  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Columns as wide as they need, numbers at the right."""
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _ms(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"

@@ -1,0 +1,158 @@
+"""What answers HTTP and WebSocket: streams in and out, videos, the page, metrics and health.
+
+In:     requests that the guard let pass
+Out:    JSON, NDJSON, SSE, MJPEG, MP4; {"error": "<sentence>"} for all that cannot be done
+State:  the Hub's; the task that registers the cameras of the settings
+Limits: bodies and messages are bounded by the guard; every wait for a replica by PATIENCE_S
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Any
+
+import ray.exceptions
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from starlette.exceptions import HTTPException
+
+from operators.errors import ConfigError, MaskstreamError
+from operators.live.addresses import NotAllowed
+from pipelines.serving.config import ServeConfig
+from pipelines.serving.guard import guard
+from pipelines.serving.hub import DOWN, Hub, View
+from pipelines.serving.streams import PlanFull, StreamTaken, UnknownStream
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 15.0
+"""Longest wait for a stream to have an owner."""
+
+CODES: dict[type[MaskstreamError], int] = {
+    NotAllowed: 403, UnknownStream: 404, StreamTaken: 409, PlanFull: 503, ConfigError: 400, MaskstreamError: 422,
+}  # fmt: skip
+"""HTTP's word for each kind of error; the first that fits."""
+
+
+class Backend:
+    """What the routes need: the streams, their owners, and what they give."""
+
+    def __init__(self, config: ServeConfig, owners: DeploymentHandle, app: str) -> None:
+        self.config, self.owners = config, owners
+        self.view = View(app)
+        self.hub = Hub(owners, self.view)
+
+    async def owner_of(self, stream: str, patience_s: float = PATIENCE_S) -> str:
+        """Who has the stream; waits for one. Raises UnknownStream; PlanFull where nobody takes it in time."""
+        until = time.monotonic() + patience_s
+        while True:
+            owner = None
+            with contextlib.suppress(*DOWN):        # the registry is being made anew
+                await self.view.status(stream, max_age_s=0.2)
+                owner = (await self.view.overview()).owners.get(stream)
+            if owner is not None:
+                return owner
+            if time.monotonic() > until:
+                raise PlanFull(f"No replica has taken the stream '{stream}' within {patience_s:g} s; try again.")
+            await asyncio.sleep(0.2)
+
+    async def at_owner(self, stream: str, method: str, *arguments: Any) -> Any:
+        """Call a method of the stream's owner, of the next one if that is gone or has it no more (None).
+
+        Raises as `owner_of`.
+        """
+        until = time.monotonic() + PATIENCE_S
+        while True:
+            owner = await self.owner_of(stream)
+            with contextlib.suppress(*DOWN):
+                given = await getattr(self.owners.options(session_id=owner), method).remote(stream, *arguments)
+                if given is not None and given is not False:
+                    return given
+            if time.monotonic() > until:
+                raise PlanFull(f"No replica has the stream '{stream}' after {PATIENCE_S:g} s; try again.")
+            await asyncio.sleep(0.2)
+
+
+def make_app(backend: Backend) -> FastAPI:
+    """The application without its guard."""
+    from pipelines.serving import routes, sockets
+
+    app = FastAPI(title="Maskstream", docs_url=None, redoc_url=None, lifespan=None)
+    app.include_router(routes.router)
+    app.include_router(sockets.router)
+    app.state.backend = backend
+    app.add_exception_handler(MaskstreamError, _told)
+    app.add_exception_handler(HTTPException, _told_http)
+    app.add_exception_handler(RequestValidationError, _told_invalid)
+    for down in DOWN:
+        app.add_exception_handler(down, _told_down)
+    routes.mount_page(app)
+    return app
+
+
+def code_of(error: MaskstreamError) -> int:
+    return next(code for kind, code in CODES.items() if isinstance(error, kind))
+
+
+def _told(request: Request, error: Exception) -> JSONResponse:
+    code = code_of(error)
+    return JSONResponse({"error": str(error)}, code, {"Retry-After": "5"} if code == 503 else None)
+
+
+def _told_http(request: Request, error: Exception) -> JSONResponse:
+    said = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    return JSONResponse({"error": said.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+
+
+def _told_invalid(request: Request, error: Exception) -> JSONResponse:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return JSONResponse({"error": f"The request cannot be used: {where}: {first['msg']}."}, 400)
+
+
+def _told_down(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    said = "A process of the server died or does not answer; it is being replaced. Try again in a few seconds."
+    return JSONResponse({"error": said}, 503, {"Retry-After": "5"})
+
+
+@serve.ingress()
+class Ingress:
+    """A deployment; `build(config)` of pipelines/serving/app.py binds it."""
+
+    def __init__(self, config: ServeConfig, owners: DeploymentHandle) -> None:
+        self._backend = Backend(config, owners, serve.get_replica_context().app_name)
+        self._registering: asyncio.Task | None = None
+
+    def __serve_build_asgi_app__(self) -> Any:
+        config = self._backend.config
+        with contextlib.suppress(RuntimeError):         # there is a loop where Serve calls this
+            self._registering = asyncio.get_running_loop().create_task(self._register())
+        return guard(make_app(self._backend), config.guard, bound_to=config.host)
+
+    async def check_health(self) -> None:
+        """Raises where the cameras of the settings could not be registered for a reason that lasts."""
+        if self._registering is not None and self._registering.done() and self._registering.exception():
+            raise RuntimeError(str(self._registering.exception()))
+
+    async def __del__(self) -> None:
+        """Let the sockets go: their clients connect again, to whoever comes next."""
+        self._backend.view.closing = True
+
+    async def _register(self) -> None:
+        for spec in await asyncio.to_thread(self._backend.config.specs):
+            while True:
+                try:
+                    await self._backend.view.call("register", spec)
+                except StreamTaken:
+                    pass                    # it was there before this process
+                except (PlanFull, ray.exceptions.RayError):
+                    await asyncio.sleep(0.5)
+                    continue
+                break

@@ -1,0 +1,165 @@
+"""Who has which stream, told call by call, with a clock that the test moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipelines.serving.registry import AWAY_S, SETTLED_S, Registry
+from pipelines.serving.streams import Account, PlanFull, StreamSpec, StreamTaken, Told, UnknownStream, blank_status
+
+
+class Scene:
+    """A registry, its time, and which actors are dead."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.dead: set[str] = set()
+        self.registry = Registry(lambda actor: actor in self.dead, lambda: self.now)
+
+    def sync(self, owner: str, *told: Told, most: int = 4, leaving: bool = False):
+        return self.registry.sync(owner, f"actor of {owner}", most, told, leaving)
+
+    def owners(self) -> dict[str, str]:
+        return self.registry.overview().owners
+
+
+def spec(name: str, created_at: float = 1.0) -> StreamSpec:
+    return StreamSpec(id=name, created_at=created_at)
+
+
+def told(one: StreamSpec, fps: float = 0.0, **fields) -> Told:
+    account = fields.pop("account", Account(frames_in=10, out=10, next_index=10))
+    return Told(one, {**blank_status(one, "live", ""), "fps_in": fps}, account, **fields)
+
+
+def test_no_stream() -> None:
+    scene = Scene()
+    assert scene.sync("a") == scene.sync("a")
+    view = scene.registry.overview()
+    assert (view.statuses, view.owners, view.replicas, view.room) == ((), {}, 1, 4)
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(PlanFull, match="No replica is ready"):
+        Scene().registry.register(spec("x"))
+
+
+def test_streams_are_shared_out_evenly_and_stay() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.sync("b")
+    for name in "wxyz":
+        scene.registry.register(spec(name))
+    before = scene.owners()
+    assert sorted(before.values()) == ["a", "a", "b", "b"]
+    scene.sync("c")
+    assert scene.owners() == before
+    assert {opening.spec.id for opening in scene.sync("a").openings} == {name for name in "wxyz" if before[name] == "a"}
+
+
+def test_plan_full_and_taken() -> None:
+    scene = Scene()
+    scene.sync("a", most=1)
+    assert scene.registry.register(spec("x"))["state"] == "connecting"
+    with pytest.raises(StreamTaken, match="'x' already"):
+        scene.registry.register(spec("x", 2.0))
+    with pytest.raises(PlanFull, match="1 of 1 streams"):
+        scene.registry.register(spec("y"))
+    scene.registry.remove("x")
+    scene.registry.register(spec("y"))
+    with pytest.raises(UnknownStream, match="no stream 'x'"):
+        scene.registry.remove("x")
+
+
+def test_removed_stream_is_dropped_by_its_owner_and_a_new_one_of_its_name_is_opened() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("x", 1.0))
+    scene.sync("a", told(spec("x", 1.0)))
+    scene.registry.remove("x")
+    assert scene.sync("a", told(spec("x", 1.0))).drop == ("x",)
+    scene.registry.register(spec("x", 2.0))
+    orders = scene.sync("a", told(spec("x", 1.0)))
+    assert orders.drop == ("x",)
+    assert [opening.spec.created_at for opening in orders.openings] == [2.0]
+
+
+@pytest.mark.parametrize("dies", [pytest.param(True, id="dead"), pytest.param(False, id="silent")])
+def test_streams_of_a_lost_owner_go_on_elsewhere(dies: bool) -> None:
+    """Heard last 3 s (dead) or AWAY_S + 1 s (silent) ago, at 5 frames a second: so many and one are passed over."""
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("x"))
+    account = Account(frames_in=40, out=30, dropped={"queue_full_oldest": 10}, next_index=40)
+    scene.sync("a", told(spec("x"), fps=5.0, account=account, states={"group": b"memory"}))
+    scene.sync("b")
+    silent_s = 3.0 if dies else AWAY_S + 1.0
+    scene.now += silent_s
+    scene.dead |= {"actor of a"} if dies else set()
+    (status,) = scene.registry.overview().statuses
+    assert status["state"] == "reconnecting" and "died" in status["reason"] and status["fps_in"] == 0
+    (opening,) = scene.sync("b").openings
+    gap = int(silent_s * 5) + 1
+    assert opening.states == {"group": b"memory"}
+    assert opening.account.next_index == 40 + gap
+    assert opening.account.dropped == {"queue_full_oldest": 10, "restarted": gap}
+    assert opening.account.frames_in == opening.account.out + sum(opening.account.dropped.values())
+    late = scene.sync("a", told(spec("x")))      # it was only slow: it is not its stream any more
+    assert late.drop == ("x",) and scene.owners() == {"x": "b"}
+
+
+def test_a_living_owner_that_is_silent_for_a_moment_keeps_its_streams() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.sync("b")
+    scene.registry.register(spec("x"))
+    scene.now += 3.0
+    assert scene.owners() == {"x": "a"}
+
+
+def test_an_owner_that_shuts_down_gives_its_streams_away() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("x"))
+    scene.sync("a", told(spec("x"), states={"group": b"all"}, released=True), leaving=True)
+    view = scene.registry.overview()
+    assert (view.replicas, view.owners) == (0, {})
+    (opening,) = scene.sync("b").openings
+    assert (opening.states, opening.account.next_index, opening.account.dropped) == ({"group": b"all"}, 10, {})
+
+
+def test_a_younger_registry_learns_from_the_owners() -> None:
+    scene = Scene()
+    assert not scene.registry.overview().settled
+    assert scene.sync("a", told(spec("x"))).drop == ()
+    assert scene.owners() == {"x": "a"}
+    scene.now += SETTLED_S + 0.1
+    assert scene.registry.overview().settled
+
+
+@pytest.mark.parametrize("state", ["ended", "failed"])
+def test_what_is_over_is_not_opened_again(state: str) -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("x"))
+    over = replace(told(spec("x")), status=blank_status(spec("x"), state, ""))
+    scene.sync("a", over)
+    scene.dead.add("actor of a")
+    scene.now += 3.0
+    assert scene.sync("b").openings == ()
+    assert [status["state"] for status in scene.registry.overview().statuses] == [state]
+
+
+def test_the_end_of_the_server() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("x"))
+    scene.sync("a", told(spec("x")))
+    scene.registry.close()
+    assert scene.sync("a", told(spec("x"))).release == ("x",)
+    scene.sync("a", told(spec("x"), states={}, released=True))
+    assert scene.owners() == {} and scene.registry.overview().closing
+    with pytest.raises(PlanFull, match="shut down"):
+        scene.registry.register(spec("y"))
