@@ -31,7 +31,7 @@ demo: $(READY)
 	@$(VENV)/bin/maskstream demo --out runs/demo
 
 test: $(READY) lint
-	@$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
