@@ -53,6 +53,20 @@ def unfold(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
+class ClipConv(nn.Conv3d):
+    """Over neighbouring frames too.  (B, C, T, h, w)
+
+    Trained on a CPU over two frames, in float32 whatever is asked: there the gradient in bfloat16 reads memory that
+    nobody wrote (torch 2.13, kernel 3; other numbers of frames are right).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[2] == 2 and torch.is_grad_enabled():
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.to(self.weight.dtype))
+        return super().forward(x)
+
+
 class Tower(nn.Module):
     """Convolutions 3x3 or 3x3x3, each before a ReLU; width and times kept.  (B * T, F, h, w) -> (B * T, F, h, w)
 
@@ -62,7 +76,7 @@ class Tower(nn.Module):
     def __init__(self, channels: int, convs: int, dims: Dims, frames: int) -> None:
         super().__init__()
         self.frames = frames if dims == "3d" else None
-        kind = nn.Conv3d if dims == "3d" else nn.Conv2d
+        kind = ClipConv if dims == "3d" else nn.Conv2d
         self.convs = nn.ModuleList(xavier(kind(channels, channels, 3, padding=1)) for _ in range(convs))
 
     def forward(self, x: Tensor) -> Tensor:

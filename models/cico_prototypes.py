@@ -14,7 +14,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cico_heads import Dims, fold, unfold
+from models.cico_heads import ClipConv, Dims, fold, unfold
 from models.dynamic_mask import aligned_upsample
 from models.yolact_fpn import xavier
 
@@ -24,7 +24,7 @@ TOWER_CONVS = 3
 
 def conv_block(inputs: int, outputs: int, dims: Dims) -> nn.Sequential:
     """3x3 or 3x3x3 with a bias, batch norm, ReLU."""
-    conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == "3d" else (nn.Conv2d, nn.BatchNorm2d)
+    conv, norm = (ClipConv, nn.BatchNorm3d) if dims == "3d" else (nn.Conv2d, nn.BatchNorm2d)
     return nn.Sequential(xavier(conv(inputs, outputs, 3, padding=1)), norm(outputs), nn.ReLU())
 
 
