@@ -22,7 +22,6 @@ from models.fused import InferenceConfig, inference_form
 from models.precision import exact_float32
 from operators.detectors import DETECTORS
 from operators.errors import CheckpointError, ConfigError, did_you_mean
-from operators.heap import keep_large_blocks
 from operators.matching import Association
 from operators.object_graph import ObjectGraphConfig
 from operators.weights import Checkpoint, load_into, read_weights
@@ -130,7 +129,6 @@ def load_network(spec: NetworkSpec, device: torch.device) -> nn.Module:
     it. Raises CheckpointError; ConfigError where the device cannot run it in the form asked for."""
     checkpoint = read_checkpoint(spec)
     exact_float32()
-    keep_large_blocks()
     network = NETWORKS[spec.name][0](spec.config)
     load_into(network, checkpoint.state, str(spec.weights))
     try:

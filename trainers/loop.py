@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from models import NETWORKS
 from models.precision import exact_float32
 from operators.errors import CheckpointError
-from operators.heap import keep_large_blocks
 from operators.weights import read_weights, start_from
 from trainers import bad_numbers
 from trainers import checkpoint as checkpoints
@@ -106,7 +105,6 @@ def run_worker(job: Job, host: Host, watching: Callable[[Worker], list[Watcher]]
 def _prepare_device(job: Job, device: torch.device) -> None:
     exact_float32()
     if device.type == "cpu":
-        keep_large_blocks()
         torch.set_num_threads(job.config.workers.cpus_per_worker)
     elif job.config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")     # cuBLAS reads it when it is first used

@@ -25,7 +25,7 @@ from PIL import Image
 from operators.live.addresses import AllowList
 from operators.live.camera import Camera
 from operators.live.queue import LiveFrame, LiveQueue, Policy
-from operators.live.states import CameraConfig
+from operators.live.states import CameraConfig, SourceState
 from tests.operators.small_videos import numbered
 
 RATE = 20
@@ -335,6 +335,7 @@ class Watched:
                  policy: Policy = "drop_oldest") -> None:
         self.frames: list[LiveFrame] = []
         self.states: list[str] = []
+        self.last: SourceState | None = None
         self.queue = LiveQueue(limit, policy)
         self.camera = Camera("cam", url, config, allow, self.queue)
 
@@ -360,7 +361,13 @@ class Watched:
         return self.until(lambda: len(self.frames) >= wanted, within_s)
 
     def is_in(self, state: str) -> Callable[[], bool]:
-        return lambda: self.camera.state().state == state
+        """Waits for a state, and keeps it in `last`: by the next line it may be another."""
+
+        def met() -> bool:
+            self.last = self.camera.state()
+            return self.last.state == state
+
+        return met
 
     def __exit__(self, *_: object) -> None:
         began = time.monotonic()

@@ -116,7 +116,7 @@ def test_a_recording_that_breaks_off_is_no_end():
     whole = body(recording, "video/mp2t", Content_Length=str(len(recording) + 5000))
     with Web({"/a.ts": whole}) as web, Watched(web.url("/a.ts")) as watched:
         watched.until(watched.is_in("reconnecting"))
-        assert "breaks off" in watched.camera.state().reason
+        assert "breaks off" in watched.last.reason
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_an_open_connection_without_frames_is_given_up(mode):
         watched.more(5)
         proxy.mode = mode
         noticed = watched.until(watched.is_in("reconnecting"))
-        assert noticed < 10 and ("silent" in (reason := watched.camera.state().reason) or "no frame" in reason)
+        assert noticed < 10 and ("silent" in (reason := watched.last.reason) or "no frame" in reason)
         proxy.mode = "pass"
         watched.until(watched.is_in("live"))
         watched.more(5)
@@ -321,7 +321,7 @@ def test_frames_larger_than_allowed_are_refused_before_they_are_decoded():
     with Tcp(lambda _: pieces(size=(640, 480), count=5)) as server, \
             Watched(f"tcp://127.0.0.1:{server.port}", replace(QUICK, max_pixels=100_000)) as watched:
         watched.until(watched.is_in("reconnecting"))
-        assert "100000" in watched.camera.state().reason
+        assert "100000" in watched.last.reason
     assert watched.frames == []
 
 
@@ -331,4 +331,4 @@ def test_an_engine_that_is_not_there_is_said():
     with Tcp(lambda _: long()) as server, \
             Watched(f"tcp://127.0.0.1:{server.port}", replace(QUICK, hwaccel="cuda")) as watched:
         watched.until(watched.is_in("reconnecting"))
-        assert "hwaccel" in watched.camera.state().reason
+        assert "hwaccel" in watched.last.reason

@@ -82,7 +82,7 @@ def test_a_camera_whose_address_redirects_elsewhere_says_so_and_shows_no_passwor
     with Web({"/": to("http://10.0.0.1/secret")}) as web:
         with Watched(web.url("/").replace("//", "//admin:hunter2@")) as watched:
             watched.until(watched.is_in("reconnecting"))
-            reason = watched.camera.state().reason
+            reason = watched.last.reason
     assert "allow list" in reason and "hunter2" not in reason and "admin" not in reason
 
 
@@ -293,7 +293,7 @@ def test_playlists_that_lead_elsewhere_are_refused(line, reason):
     answers = {"/m.m3u8": body(text), "/s.ts": body(b"".join(pieces()[:10])), "/away": to("http://10.0.0.1/")}
     with Web(answers) as web, Watched(web.url("/m.m3u8")) as watched:
         watched.until(watched.is_in("reconnecting"))
-        assert reason in watched.camera.state().reason and watched.frames == []
+        assert reason in watched.last.reason and watched.frames == []
 
 
 def test_a_playlist_that_grows_no_more_is_noticed():
@@ -302,7 +302,7 @@ def test_a_playlist_that_grows_no_more_is_noticed():
             Watched(web.url("/m.m3u8")) as watched:
         watched.more(10)
         assert watched.until(watched.is_in("reconnecting")) < 10
-        assert "nothing new" in watched.camera.state().reason
+        assert "nothing new" in watched.last.reason
 
 
 def test_what_is_not_allowed_is_refused_before_anything_is_sent():

@@ -79,7 +79,7 @@ def test_a_real_server_that_is_cut_stalls_and_returns(server):
         watched.more(5)
         proxy.mode = "stall"
         assert watched.until(watched.is_in("reconnecting")) < 10
-        assert "silent" in (reason := watched.camera.state().reason) or "no frame" in reason
+        assert "silent" in (reason := watched.last.reason) or "no frame" in reason
         proxy.mode = "pass"
         watched.more(5)
         proxy.refuse()
@@ -110,7 +110,7 @@ def test_what_a_real_server_refuses_is_said_without_credentials(server, login, p
     port, path = (server.guarded, "vp8") if path == "guarded" else (server.port, path)
     with Watched(f"rtsp://{login}127.0.0.1:{port}/{path}", SLOW) as watched:
         watched.until(watched.is_in("reconnecting"))
-        state = watched.camera.state()
+        state = watched.last
         assert reason in state.reason and "hunter2" not in state.reason
         assert (state.retry_in_s or 0) > 5 or reason != "401", "many cameras lock accounts that keep trying"
 
@@ -167,7 +167,7 @@ def test_redirects_that_lead_elsewhere_are_refused(location, reason):
     with Fake(f"RTSP/1.0 302 Moved\r\nCSeq: CSEQ\r\nLocation: {location}\r\n\r\n".encode()) as fake, \
             Watched(f"rtsp://admin:hunter2@127.0.0.1:{fake.port}/a") as watched:
         watched.until(watched.is_in("reconnecting"))
-        state = watched.camera.state()
+        state = watched.last
         assert reason in state.reason or "URL" in state.reason, state.reason
         assert "hunter2" not in state.reason and watched.frames == []
 
@@ -191,7 +191,7 @@ def test_redirects_within_the_allow_list_are_followed():
 def test_servers_that_speak_no_rtsp_are_one_reason(answer):
     with Fake(answer) as fake, Watched(f"rtsp://127.0.0.1:{fake.port}/a") as watched:
         assert watched.until(watched.is_in("reconnecting")) < 10
-        assert watched.camera.state().reason and watched.frames == []
+        assert watched.last.reason and watched.frames == []
 
 
 OK = b"RTSP/1.0 200 OK\r\nCSeq: 2\r\n"
