@@ -20,7 +20,7 @@ from models.outputs import Detections
 from operators.errors import StageError
 from operators.matching import LOST, NEW, AssociateConfig, Rule, TrackMemory, claims
 from operators.records import FrameDetections
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 
 def advance(
@@ -86,8 +86,7 @@ class Associate:
         self._last: dict[str, int] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._memories:
-            raise StageError(f"associate: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("associate", stream, self._memories, "it begins anew")
         self._memories[stream], self._last[stream] = None, -1
 
     def __call__(self, batch: list[FrameDetections]) -> list[FrameDetections]:
@@ -95,11 +94,8 @@ class Associate:
 
     def _one(self, record: FrameDetections) -> Detections:
         info, found = record.info, record.detections.to("cpu")
-        if info.stream not in self._memories:
-            raise StageError(f"associate, {info}: the stream is not open.")
-        if info.index <= self._last[info.stream]:
-            last = self._last[info.stream]
-            raise StageError(f"associate, {info}: came after frame {last}; frames must come in order.")
+        check_open("associate", info, self._memories)
+        check_order("associate", info, self._last[info.stream])
         memory = self._memories[info.stream]
         if memory is None:                  # an empty memory is another matter: it knows which ids were given
             memory = TrackMemory.empty(found.embeddings.shape[1])
@@ -113,8 +109,7 @@ class Associate:
         return tracks
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._memories:
-            raise StageError(f"associate: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("associate", stream, self._memories)
         memory = self._memories[stream]
         known = None if memory is None else {"next_id": memory.next_id, **memory.tensors()}
         return pack({"rule": self.rule, "last": self._last[stream], "memory": known})
@@ -130,8 +125,7 @@ class Associate:
                 f"associate, stream '{stream}': the snapshot is of rule '{rule}', this stage follows '{self.rule}'. "
                 "Restore it with the network and the `associate.rule` that it was made with."
             )
-        if stream in self._memories:
-            raise StageError(f"associate: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("associate", stream, self._memories, "it is restored")
         self._memories[stream], self._last[stream] = memory, last
 
     def close(self, stream: str) -> list[FrameDetections]:

@@ -41,6 +41,7 @@ from operators.identity_memory import (
 )
 from operators.identity_slots import DROPPED, Allotment, Mode, SlotTable, allot, running_scores, settle
 from operators.records import Features, FrameDetections
+from operators.states import check_open, check_order, refuse_closed, refuse_open
 
 
 class RememberingNetwork(Protocol):
@@ -89,21 +90,18 @@ class Identify:
         self._states: dict[str, StreamState] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._states:
-            raise StageError(f"identify: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("identify", stream, self._states, "it begins anew")
         self._states[stream] = StreamState()
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._states:
-            raise StageError(f"identify: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("identify", stream, self._states)
         return to_bytes(self._states[stream], self.config.mode)
 
     def restore(self, stream: str, state: bytes) -> None:
         """Raises StageError for an open stream, a damaged snapshot, and one of another mode: its slots mean something
         else."""
         kept = from_bytes(state, self.config.mode, self.device, f"identify, stream '{stream}'")
-        if stream in self._states:
-            raise StageError(f"identify: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("identify", stream, self._states, "it is restored")
         self._states[stream] = kept
 
     def close(self, stream: str) -> list[FrameDetections]:
@@ -143,11 +141,9 @@ class Identify:
 
     def _arrived(self, frame: Features, states: dict[str, StreamState]) -> StreamState:
         info = frame.info
-        if info.stream not in states:
-            raise StageError(f"identify, {info}: the stream is not open.")
+        check_open("identify", info, states)
         state = states[info.stream]
-        if info.index <= state.index:
-            raise StageError(f"identify, {info}: came after frame {state.index}; frames must come in order.")
+        check_order("identify", info, state.index)
         return arrive(state, frame, self.config)
 
     def _rows(self, maps: tuple[Tensor, ...], spare: int) -> Tensor:

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from operators.errors import StageError
 from operators.kept_features import as_plain, from_plain, kept
 from operators.records import Features
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 MOST = 64
 
@@ -62,8 +61,7 @@ class Neighbours:
         self._windows: dict[str, _Window] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._windows:
-            raise StageError(f"neighbours: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("neighbours", stream, self._windows, "it begins anew")
         self._windows[stream] = _Window()
 
     def __call__(self, batch: list[Features]) -> list[Features]:
@@ -72,11 +70,9 @@ class Neighbours:
 
     def _take(self, record: Features) -> list[Features]:
         info, cfg = record.info, self.config
-        if info.stream not in self._windows:
-            raise StageError(f"neighbours, {info}: the stream is not open.")
+        check_open("neighbours", info, self._windows)
         window = self._windows[info.stream]
-        if info.index <= window.last:
-            raise StageError(f"neighbours, {info}: came after frame {window.last}; frames must come in order.")
+        check_order("neighbours", info, window.last)
         window.frames.append(kept(record))
         window.waiting, window.last = window.waiting + 1, info.index
         given = []
@@ -98,8 +94,7 @@ class Neighbours:
         return ahead != 0 and -self.config.past <= ahead <= self.config.future and same_size
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._windows:
-            raise StageError(f"neighbours: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("neighbours", stream, self._windows)
         window = self._windows[stream]
         frames = [as_plain(frame) for frame in window.frames]
         return pack({"last": window.last, "waiting": window.waiting, "frames": frames})
@@ -112,8 +107,7 @@ class Neighbours:
             window = _Window(frames, int(content["waiting"]), int(content["last"]))
             if not 0 <= window.waiting <= len(frames):
                 raise ValueError(f"{window.waiting} of {len(frames)} frames wait")
-        if stream in self._windows:
-            raise StageError(f"neighbours: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("neighbours", stream, self._windows, "it is restored")
         self._windows[stream] = window
 
     def close(self, stream: str) -> list[Features]:

@@ -18,10 +18,9 @@ from dataclasses import replace
 
 import torch
 
-from operators.errors import StageError
 from operators.kept_features import as_plain, from_plain, kept
 from operators.records import Features
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 
 class Previous:
@@ -32,8 +31,7 @@ class Previous:
         self._last: dict[str, Features | None] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._last:
-            raise StageError(f"previous: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("previous", stream, self._last, "it begins anew")
         self._last[stream] = None
 
     def __call__(self, batch: list[Features]) -> list[Features]:
@@ -41,11 +39,10 @@ class Previous:
         last, out = dict(self._last), []
         for record in batch:
             info = record.info
-            if info.stream not in last:
-                raise StageError(f"previous, {info}: the stream is not open.")
+            check_open("previous", info, last)
             frame, before = self._placed(record), last[info.stream]
-            if before is not None and info.index <= before.info.index:
-                raise StageError(f"previous, {info}: came after frame {before.info.index}; frames must come in order.")
+            if before is not None:
+                check_order("previous", info, before.info.index)
             alike = before is not None and _sizes(before) == _sizes(frame)
             out.append(replace(frame, references=(before.levels if alike else frame.levels,)))
             last[info.stream] = frame
@@ -58,8 +55,7 @@ class Previous:
         return replace(record, levels=tuple(level.to(self.device) for level in record.levels))
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._last:
-            raise StageError(f"previous: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("previous", stream, self._last)
         frame = self._last[stream]
         return pack({"frame": None if frame is None else as_plain(frame)})
 
@@ -69,8 +65,7 @@ class Previous:
         with unpacked(state, f"previous, stream '{stream}'") as content:
             plain = content["frame"]
             frame = None if plain is None else self._placed(from_plain(stream, plain))
-        if stream in self._last:
-            raise StageError(f"previous: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("previous", stream, self._last, "it is restored")
         self._last[stream] = frame
 
     def close(self, stream: str) -> list[Features]:

@@ -32,7 +32,7 @@ from operators.network import BatchConfig, Detect, Heads, to_original
 from operators.object_graph import ObjectGraphConfig
 from operators.object_graph import Relate as Edges
 from operators.records import Features, FrameDetections, FrameInfo
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 RelateRule = Literal["edges", "boxes"]
 
@@ -170,8 +170,7 @@ class Relate:
         self._states: dict[str, _State] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._states:
-            raise StageError(f"relate: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("relate", stream, self._states, "it begins anew")
         self._states[stream] = _State()
 
     @torch.inference_mode()
@@ -191,10 +190,8 @@ class Relate:
 
     def _check(self, frame: Features, last: dict[str, int]) -> None:
         info = frame.info
-        if info.stream not in last:
-            raise StageError(f"relate, {info}: the stream is not open.")
-        if info.index <= last[info.stream]:
-            raise StageError(f"relate, {info}: came after frame {last[info.stream]}; frames must come in order.")
+        check_open("relate", info, last)
+        check_order("relate", info, last[info.stream])
         if self.fuses and not frame.references:
             raise StageError(
                 f"relate, {info}: came without a reference, but this network fuses each frame with the one before. Put "
@@ -215,8 +212,7 @@ class Relate:
         return _State(memory, frame.info.index, sizes), shown[best]
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._states:
-            raise StageError(f"relate: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("relate", stream, self._states)
         state = self._states[stream]
         known = None if state.memory is None else self.rule.plain(state.memory)
         return pack({"rule": self.rule.name, "index": state.index, "sizes": state.sizes, "memory": known})
@@ -233,8 +229,7 @@ class Relate:
                 f"relate, stream '{stream}': the snapshot is of rule '{rule}', this stage follows '{self.rule.name}'. "
                 "Restore it with the network and the `relate.rule` that it was made with."
             )
-        if stream in self._states:
-            raise StageError(f"relate: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("relate", stream, self._states, "it is restored")
         self._states[stream] = kept
 
     def close(self, stream: str) -> list[FrameDetections]:

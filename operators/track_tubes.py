@@ -29,7 +29,7 @@ from operators.clip_tracking import ClipMemory, ClipTrackConfig, ClipTracks, adv
 from operators.errors import StageError
 from operators.kept_features import owned
 from operators.records import ClipPlace, ClipTubes, FrameDetections
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 Form = tuple[int, int, tuple[int, int], tuple[int, int]]
 
@@ -52,8 +52,7 @@ class TrackTubes:
         self._streams: dict[str, _Stream] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._streams:
-            raise StageError(f"track_tubes: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("track_tubes", stream, self._streams, "it begins anew")
         self._streams[stream] = _Stream()
 
     @torch.inference_mode()
@@ -78,11 +77,9 @@ class TrackTubes:
     def _before(self, clip: ClipTubes, streams: dict[str, _Stream]) -> _Stream:
         """What is known of the clip's stream, fit for this clip."""
         info = clip.info
-        if info.stream not in streams:
-            raise StageError(f"track_tubes, {info}: the stream is not open.")
+        check_open("track_tubes", info, streams)
         state = streams[info.stream]
-        if info.index <= state.last:
-            raise StageError(f"track_tubes, {info}: came after frame {state.last}; clips must come in order.")
+        check_order("track_tubes", info, state.last)
         if state.memory is None:
             return state
         known, ours = _widths(state.memory), _widths(clip.tubes)
@@ -119,8 +116,7 @@ class TrackTubes:
         return FrameDetections(info, found, clip.size, clip.padded, place)
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._streams:
-            raise StageError(f"track_tubes: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("track_tubes", stream, self._streams)
         state = self._streams[stream]
         return pack({"last": state.last, "form": state.form, "memory": _as_plain(state.memory)})
 
@@ -129,8 +125,7 @@ class TrackTubes:
         with unpacked(state, f"track_tubes, stream '{stream}'") as content:
             memory = _from_plain(content["memory"], self.device)
             kept = _Stream(memory, content["form"], int(content["last"]))
-        if stream in self._streams:
-            raise StageError(f"track_tubes: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("track_tubes", stream, self._streams, "it is restored")
         self._streams[stream] = kept
 
     def close(self, stream: str) -> list[FrameDetections]:

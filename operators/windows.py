@@ -20,10 +20,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from operators.errors import StageError
 from operators.kept_features import as_plain, from_plain, kept
 from operators.records import ClipFeatures, Features
-from operators.states import pack, unpacked
+from operators.states import check_open, check_order, pack, refuse_closed, refuse_open, unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +65,7 @@ class Windows:
         self._streams: dict[str, _Waiting] = {}
 
     def open(self, stream: str) -> None:
-        if stream in self._streams:
-            raise StageError(f"windows: stream '{stream}' is open already. Close it before it begins anew.")
+        refuse_open("windows", stream, self._streams, "it begins anew")
         self._streams[stream] = _Waiting()
 
     def __call__(self, batch: list[Features]) -> list[ClipFeatures]:
@@ -79,11 +77,9 @@ class Windows:
     def _check(self, batch: list[Features]) -> None:
         last: dict[str, int] = {}
         for info in (record.info for record in batch):
-            if info.stream not in self._streams:
-                raise StageError(f"windows, {info}: the stream is not open.")
+            check_open("windows", info, self._streams)
             before = last.get(info.stream, self._streams[info.stream].last)
-            if info.index <= before:
-                raise StageError(f"windows, {info}: came after frame {before}; frames must come in order.")
+            check_order("windows", info, before)
             last[info.stream] = info.index
 
     def _take(self, record: Features) -> list[ClipFeatures]:
@@ -109,8 +105,7 @@ class Windows:
         return clips
 
     def snapshot(self, stream: str) -> bytes:
-        if stream not in self._streams:
-            raise StageError(f"windows: stream '{stream}' is not open, so there is nothing to keep of it.")
+        refuse_closed("windows", stream, self._streams)
         waiting = self._streams[stream]
         return pack({"last": waiting.last, "frames": [as_plain(frame) for frame in waiting.frames]})
 
@@ -122,8 +117,7 @@ class Windows:
             waiting = _Waiting(frames, int(content["last"]))
             if len(frames) >= self.clip_length:
                 raise ValueError(f"{len(frames)} frames wait, and {self.clip_length} make a clip")
-        if stream in self._streams:
-            raise StageError(f"windows: stream '{stream}' is open already. Close it before it is restored.")
+        refuse_open("windows", stream, self._streams, "it is restored")
         self._streams[stream] = waiting
 
     def close(self, stream: str) -> list[ClipFeatures]:
