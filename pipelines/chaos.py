@@ -27,7 +27,7 @@ from pipelines.chaos_record import Record
 from pipelines.chaos_scenario import Blow, Due, Kind, Scenario, blows
 from pipelines.chaos_stages import damaged
 from pipelines.graph import Graph, RunContext
-from pipelines.run import Interrupts
+from pipelines.interrupts import Interrupts
 from pipelines.status import Status
 
 Tell = Callable[[str, int], None]

@@ -13,8 +13,6 @@ Killed outright at any moment and run again, it leaves the same bytes as if it h
 from __future__ import annotations
 
 import re
-import signal
-import threading
 import time
 import uuid
 from collections import defaultdict
@@ -22,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from operators.errors import ConfigError, SourceError
@@ -30,6 +27,7 @@ from operators.replacing import replacing
 from operators.sources import Source
 from pipelines.drive import Result, Watch
 from pipelines.graph import Graph, RunContext
+from pipelines.interrupts import Interrupts
 from pipelines.local import run_local
 from pipelines.manifest import Manifest
 from pipelines.outputs import Files, Outputs
@@ -235,47 +233,3 @@ class Meter:
         self.seconds[name] += seconds
         share = seconds / self._replicas.get(name, 1)
         self._lately[name] = self.FADE * self._lately.get(name, 0.0) + (1 - self.FADE) * share
-
-
-class Interrupts:
-    """Ctrl-C and SIGTERM as KeyboardInterrupt, but only while results are waited for, never within a file's write.
-
-    The first signal counts; later ones are let go, because what is left to do is to close files. In a thread other than
-    the main one, where Python knows no signals, this does nothing.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._waiting = False
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._on_signal) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def each(self, results: Iterator[Result]) -> Iterator[Result]:
-        """The results, until a signal comes. Raises: KeyboardInterrupt then."""
-        while True:
-            self._waiting = True
-            try:
-                if self.number is not None:
-                    raise KeyboardInterrupt
-                result = next(results, None)
-            finally:
-                self._waiting = False
-            if result is None:
-                return
-            yield result
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.number is None:
-            self.number = number
-            if self._waiting:
-                raise KeyboardInterrupt

@@ -33,6 +33,7 @@ from operators.shapes import PRESETS, ShapesConfig, write_youtube_vis
 from pipelines.config import build, load_yaml
 from pipelines.evaluation import GRAPH
 from pipelines.graph import load_graph
+from pipelines.interrupts import Interrupts
 from pipelines.local import usable_cpus
 from pipelines.networks import NetworkSpec, as_plain, read_network
 from pipelines.stages import STAGES, association_of
@@ -102,9 +103,9 @@ def ablate(
     workers = check(asked)
     for data in (*config.datasets, held_out):
         make_data(data, console)
-    with cluster_for(address, workers):
-        _pretrain(asked, console)
-        failed = _make_runs(asked, console)
+    with cluster_for(address, workers), Interrupts() as interrupts:
+        _pretrain(asked, console, interrupts)
+        failed = _make_runs(asked, console, interrupts)
     report(asked)
     written = [out / "table.md", out / "ablation.png"]
     if config.cases:
@@ -160,7 +161,7 @@ def make_data(data: GeneratedData, console: Console) -> None:
     write_youtube_vis(data.folder, config, data.seed, data.clips, workers=usable_cpus())
 
 
-def _pretrain(asked: Ablation, console: Console) -> None:
+def _pretrain(asked: Ablation, console: Console, interrupts: Interrupts) -> None:
     """The weights that all runs begin with, where they are not there."""
     if asked.start_from is None:
         return
@@ -174,7 +175,7 @@ def _pretrain(asked: Ablation, console: Console) -> None:
     with _Follow({folder: cfg.steps}, WEIGHTS_FILE, console, "pre-training") as follow:
         task = ray.remote(train_in).options(**_share(cfg.workers), max_retries=MAX_RETRIES)
         waiting = task.remote(folder, _device(cfg.workers))
-        while not ray.wait([waiting], timeout=POLL_S)[0]:
+        while not interrupts.waited(lambda: ray.wait([waiting], timeout=POLL_S))[0]:
             follow.update()
         ray.get(waiting)
 
@@ -192,7 +193,7 @@ class _Job:
         return task.remote(self.run, held_out, self.mark, self.workers.cpus_per_worker, _device(self.workers))
 
 
-def _make_runs(asked: Ablation, console: Console) -> dict[str, str]:
+def _make_runs(asked: Ablation, console: Console, interrupts: Interrupts) -> dict[str, str]:
     """All runs that have no scores yet; gives those that failed, with the reason."""
     steps = {run.folder: _settings_of(asked, run)[0].steps if run.trained_in is None else 0 for run in asked.runs}
     todo = deque(_unscored(asked))
@@ -206,7 +207,7 @@ def _make_runs(asked: Ablation, console: Console) -> dict[str, str]:
                     break
                 todo.remove(job)
                 going[job.start(asked.config.held_out)] = job.run
-            for reference in ray.wait(list(going), timeout=POLL_S)[0]:
+            for reference in interrupts.waited(lambda: ray.wait(list(going), timeout=POLL_S))[0]:
                 run = going.pop(reference)
                 try:
                     scores = ray.get(reference)

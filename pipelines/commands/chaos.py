@@ -96,7 +96,7 @@ def _tried(args: argparse.Namespace, graph: Graph, sources: Sequence[Source], co
     from pipelines.chaos_cluster import simulated
     from pipelines.chaos_report import print_verdict, write_report
     from pipelines.chaos_verdict import judge
-    from pipelines.run import Interrupts
+    from pipelines.interrupts import Interrupts
 
     out = Path(args.out)
     interrupts = Interrupts()

@@ -21,7 +21,7 @@ from pipelines.outputs import Outputs
 from pipelines.placement import Recovery
 from pipelines.progress import View
 from pipelines.reports import Report
-from pipelines.run import MARK_FILE, Interrupts, Meter, Observer, RunSummary, run
+from pipelines.run import MARK_FILE, Meter, Observer, RunSummary, run
 from pipelines.show import MAX_ROWS, print_summary
 from pipelines.stream_outputs import SourceSummary
 from tests.pipelines.small_stages import Total, TotalConfig, graph, source
@@ -166,17 +166,6 @@ def test_a_signal_leaves_valid_files(outputs, number, code):
     notes = {row.name: (row.state, row.note) for row in summary.sources}
     assert notes == {"a": ("cut", "the run was cut"), "b": ("cut", "not begun")}
     assert signal.getsignal(number) is before
-
-
-def test_a_signal_during_a_write_waits_for_its_end():
-    seen = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
-        for result in interrupts.each(iter("abc")):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)  # the second is let go
-            seen.append(result)
-    assert seen == ["a"]
-    assert interrupts.number == signal.SIGINT
 
 
 def test_the_stage_that_limits_is_the_busiest_per_replica():
