@@ -29,6 +29,7 @@ from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.pickles import read_released
 from operators.weights import save_weights
 from pipelines.networks import NetworkSpec, as_plain, read_network
+from pipelines.transplant import OPTION, OURS, TRANSPLANTED, ClassRows, class_rows, transplant
 
 PROXIES = "proxies."
 RELEASED_IDENTITIES = 3774
@@ -43,6 +44,7 @@ USUAL_CLASSES = {
     ("iai", 25): "ovis",                        # 40 are those of either YouTube-VIS
     ("iai-coco", 80): "coco",
     ("mmdetection-condinst", 80): "coco",
+    ("centermask2", 80): "coco",
 }
 """(release, classes) -> the dataset whose names they have, unless told otherwise."""
 MAX_NAMES_BYTES = 1 << 20
@@ -59,11 +61,14 @@ class Imported:
     report: Report
     guessed: str | None
     """The release whose names the file has."""
+    rows: ClassRows | None = None
+    """Of classes that were copied one by one."""
 
     @property
     def untrained(self) -> tuple[str, ...]:
-        """Parts that inference reads and that are as freshly initialised."""
-        return tuple(n for n in self.report.fresh if not n.startswith(RELEASES[self.release].allowed.unread))
+        """Parts that inference reads and that are, as a whole or in rows, as freshly initialised."""
+        fresh = (*self.report.fresh, *self.report.partial)
+        return tuple(n for n in fresh if not n.startswith(RELEASES[self.release].allowed.unread))
 
     @property
     def has_proxies(self) -> bool:
@@ -71,16 +76,20 @@ class Imported:
         return any(name.startswith(PROXIES) for name in self.report.used)
 
 
-def import_release(source: Path, release: str, network: str, adapt_input: bool = False) -> Imported:
+def import_release(
+    source: Path, release: str, network: str, adapt_input: bool = False, transplant_classes: bool = False
+) -> Imported:
     """Read `source` as a file of `release` for the network of the file `network`.
 
-    `adapt_input` writes the first convolution anew where the network's pixels differ from the release's.
+    `adapt_input` writes the first convolution anew where the network's pixels differ from the release's;
+    `transplant_classes` copies the rows of classes that COCO shares with YouTube-VIS 2019 (transplant.py).
     Raises CheckpointError for a file that cannot be read or was trained for other settings, ConfigError for an unknown
     release or network.
     """
     if release not in RELEASES:
         raise ConfigError(f"--release {release}: no such release.{did_you_mean(release, RELEASES)}")
     chosen, spec = RELEASES[release], read_network(network)
+    rows = class_rows(release, spec) if transplant_classes else None
     file = read_released(source)
     if release == "detectron2-imagenet" and "torchvision" in file.others.get("__author__", ""):
         raise CheckpointError(f"{source}: these are torchvision's weights, handed on. Use --release torchvision.")
@@ -97,8 +106,10 @@ def import_release(source: Path, release: str, network: str, adapt_input: bool =
         torch.manual_seed(0)
         fresh = NETWORKS[spec.name][0](spec.config, _num_identities(source, renamed))
     own = fresh.state_dict()
+    if rows is not None:
+        renamed = transplant(source, release, rows, renamed, own)
     state, report = fit(chosen.adapt(renamed, own), own, chosen.allowed)
-    return Imported(source, release, spec, state, report, guessed)
+    return Imported(source, release, spec, state, report, guessed, rows)
 
 
 def save_import(done: Imported, out: Path, classes: str | None = None, keep_proxies: bool = False) -> tuple[str, ...]:
@@ -118,6 +129,8 @@ def save_import(done: Imported, out: Path, classes: str | None = None, keep_prox
     }
     if done.untrained:
         origin["fresh"] = json.dumps(done.untrained)
+    if done.rows is not None:
+        origin[TRANSPLANTED] = json.dumps(done.rows.copied)
     kept = keep_proxies and done.has_proxies
     state = {name: value for name, value in done.state.items() if kept or not name.startswith(PROXIES)}
     save_weights(out, state, done.spec.name, as_plain(done.spec.config), names, **origin)
@@ -126,7 +139,11 @@ def save_import(done: Imported, out: Path, classes: str | None = None, keep_prox
 
 def class_names(asked: str | None, done: Imported) -> tuple[str, ...]:
     """The names `asked` for: of a dataset, or in a text file, one a line. Without: those that the release was trained
-    on; none where the class scores are fresh, since training will name its own."""
+    on; none where the class scores are fresh, since training will name its own. Rows that were copied have theirs."""
+    if done.rows is not None:
+        if asked not in (None, OURS):
+            raise ConfigError(f"--classes {asked}: with {OPTION} the classes are those of {OURS}. Leave --classes out.")
+        return done.rows.ours
     wanted = done.spec.config.num_classes
     if asked is None:
         if any("class_logits" in name for name in done.untrained):

@@ -26,8 +26,8 @@ Group = tuple[str, int, str]
 
 
 def print_import(done: Imported, verbose: bool = False, console: Console | None = None) -> None:
-    """Used, unused, filled in, fresh, missing, not usable: how many tensors of each, then which. `verbose` tells every
-    one, and where it came from."""
+    """Used, unused, filled in, fresh, missing, not usable: how many tensors of each, then which; of rows of classes
+    that were copied one by one, which. `verbose` tells every tensor, and where it came from."""
     console = console or Console(highlight=False)
     _line(console, f"{done.source} as {done.release} ({RELEASES[done.release].what}) -> {done.spec.where}")
     sections = _sections(done.report, verbose)
@@ -39,6 +39,8 @@ def print_import(done: Imported, verbose: bool = False, console: Console | None 
         if labels:
             _line(console, f"\n{title}:")
             _print_groups(console, [(n, 1, label) for n, label in labels.items()] if verbose else grouped(labels))
+    for line in () if done.rows is None else done.rows.lines():
+        _line(console, f"\n{line}")
 
 
 def print_saved(
@@ -52,13 +54,14 @@ def print_saved(
     if done.has_proxies and not kept_proxies:
         _line(console, "without the proxies of the training identities; --keep-proxies keeps them")
     if done.untrained:
-        _line(console, f"for training alone: {len(done.untrained)} tensors that inference reads are not trained yet")
+        _line(console, f"for training alone: {len(done.untrained)} tensors that inference reads are yet to be trained")
 
 
 def _sections(report: Report, verbose: bool) -> list[tuple[str, dict[str, str]]]:
-    """(title, name -> label), all of them, empty or not."""
+    """(title, name -> label), all of them, empty or not; rows that were copied only where some were."""
     return [
         ("used", {ours: f"<- {', '.join(theirs)}" if verbose else "" for ours, theirs in report.used.items()}),
+        *([("used in part, the other rows as initialised", report.partial)] if report.partial else []),
         ("filled in", report.filled),
         ("fresh, as initialised", report.fresh),
         ("missing", dict.fromkeys(report.missing, "needed, and not in the file")),

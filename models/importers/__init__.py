@@ -25,10 +25,14 @@ from models.importers.report import Allowance, Report, fit
 from models.importers.swin import from_swin
 from models.importers.tltm import from_tltm
 from models.importers.torchvision import from_torchvision
+from models.importers.transplant import transplanted
 from models.importers.yolact import from_yolact
 from models.inputs import InputConfig
 
-__all__ = ["IAI_PIXELS", "MSRA", "RELEASES", "TORCHVISION", "Allowance", "Release", "Renamed", "Report", "fit", "guess"]
+__all__ = [
+    "IAI_PIXELS", "MSRA", "RELEASES", "TORCHVISION", "Allowance", "Release", "Renamed", "Report", "fit", "guess",
+    "transplanted",
+]  # fmt: skip
 
 MSRA = InputConfig(channel_order="bgr", mean=(103.530, 116.280, 123.675), std=(1.0, 1.0, 1.0))
 """Pixels as Caffe's ResNets want them: the mean off, no scaling."""
@@ -75,6 +79,8 @@ class Release:
     """How the names of ours begin that tell it from a release whose names are some of its own."""
     adapt: Callable[[Renamed, Mapping[str, Tensor]], Renamed] = lambda renamed, own: renamed
     """Brings the tensors to the shapes of a network's own, where they can begin larger ones."""
+    class_rows: tuple[str, ...] = ()
+    """How the names of ours begin that have a row for each class, where single rows can begin another network's."""
 
 
 RELEASES = {
@@ -158,6 +164,7 @@ RELEASES = {
         allowed=Allowance(absent=_OF_RELATIONS, resizable=_OF_MASK_CLASSES),
         pixels=MSRA,
         expects={"backbone.name": "resnet", "backbone.stride_in": "1x1", "fcos.tower_bias": True},
+        class_rows=_OF_MASK_CLASSES,
     ),
     "tltm": Release(
         rename=from_tltm,

@@ -33,6 +33,8 @@ class Renamed:
     """the file's name -> why it is not used."""
     told: dict[str, object] = field(default_factory=dict)
     """Settings that the file states among its tensors, by their place in the network's settings: fcos.divisors."""
+    partial: dict[str, str] = field(default_factory=dict)
+    """our name -> which of its rows come from the file, of those that not all do (transplant.py)."""
 
     @property
     def known(self) -> int:

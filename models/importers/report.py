@@ -9,7 +9,7 @@ Source: CrossVIS specification 6.3, rules 1 to 4
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Report:
-    """Every tensor of the network is in one of `used`, `filled`, `fresh`, `missing` and `faulty`; every one of the file
-    in `used` or `unused`, but for those in `faulty`."""
+    """Every tensor of the network is in one of `used`, `partial`, `filled`, `fresh`, `missing` and `faulty`; every one
+    of the file in `used` or `unused`, but for those in `partial` and `faulty`."""
 
     used: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """ours -> the file's."""
@@ -50,6 +50,8 @@ class Report:
     """ours, in the file but not usable -> what is wrong with it."""
     unused: dict[str, str] = field(default_factory=dict)
     """the file's -> why."""
+    partial: dict[str, str] = field(default_factory=dict)
+    """ours, some of its rows from the file, the others as freshly initialised -> how many."""
 
     @property
     def complete(self) -> bool:
@@ -75,12 +77,12 @@ def fit(renamed: Renamed, own: Mapping[str, Tensor], allowed: Allowance) -> tupl
             report.faulty[name] = fault
         else:
             state[name] = theirs.to(mine.dtype, copy=True)
-            _account(name, renamed.sources[name], report)
+            _account(name, renamed, report)
     for name in renamed.state:
         if name not in own:
             _without_place(name, renamed.sources[name], report)
-    missing = tuple(name for name in own if name not in report.used | report.filled | report.fresh | report.faulty)
-    return state, Report(report.used, report.filled, report.fresh, missing, report.faulty, report.unused)
+    told = report.used | report.filled | report.fresh | report.faulty | report.partial
+    return state, replace(report, missing=tuple(name for name in own if name not in told))
 
 
 def _without_source(name: str, allowed: Allowance, report: Report) -> None:
@@ -100,8 +102,10 @@ def _without_place(name: str, sources: tuple[str, ...], report: Report) -> None:
         report.unused.update(dict.fromkeys(sources, "the network has no such part"))
 
 
-def _account(name: str, sources: tuple[str, ...], report: Report) -> None:
-    if sources:
+def _account(name: str, renamed: Renamed, report: Report) -> None:
+    if name in renamed.partial:
+        report.partial[name] = renamed.partial[name]
+    elif sources := renamed.sources[name]:
         report.used[name] = sources
     else:
         report.filled[name] = "mean 0, variance 1 - 1e-5: the file's norms have none"

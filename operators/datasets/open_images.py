@@ -87,9 +87,12 @@ def _class_names(path: Path) -> dict[str, str]:
     if not files:
         raise DatasetError(f"{path.parent}: has no {DESCRIPTIONS}, the names of the classes of Open Images. Download "
                            "class-descriptions-boxable.csv into it.")  # fmt: skip
-    rows = [row for row in _rows(files[0]) if len(row) == 2 and row[0].startswith("/")]           # a header has no "/"
+    rows = [row for row in _rows(files[0]) if row and row[0].startswith("/")]         # a header has no slash
     if not rows:
         raise DatasetError(f"{files[0]}: names no class; expected lines as '/m/01g317,Person'.")
+    if other := [row for row in rows if len(row) != 2]:
+        raise DatasetError(f"{files[0]}: the line {','.join(other[0])[:80]!r} has {len(other[0])} values, expected a "
+                           "label and a name, as '/m/01g317,Person'.")                                    # fmt: skip
     return dict(rows)
 
 
@@ -124,7 +127,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
     try:
         if path.stat().st_size > MAX_CSV_BYTES:
             raise DatasetError(f"{path}: is over the limit of {MAX_CSV_BYTES >> 20} MiB.")
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:   # spreadsheets begin theirs with a mark
             yield from csv.reader(file, strict=True)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: cannot be read as CSV ({error}).") from error

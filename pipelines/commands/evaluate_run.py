@@ -38,7 +38,9 @@ examples:
   maskstream evaluate run configs/networks/tiny.yaml configs/datasets/shapes_held_out.yaml
   maskstream evaluate run my.yaml valid.json --image-root valid/JPEGImages --executor ray --out runs/valid
   maskstream evaluate run my.yaml valid.json --set network.inference.form=fused --set associate.min_match=0.5
-  maskstream evaluate run tltm.yaml DAVIS --set network.detect.min_class=0.25 --set network.edges.iou_weight=2
+  maskstream evaluate run configs/networks/tltm_r101_davis.yaml configs/datasets/davis_2019.yaml \\
+    --set network.weights=weights/tltm_r101.safetensors
+  maskstream evaluate run my.yaml DAVIS/ --set sinks.davis.choice=first --set sinks.davis.on_top=worst
   maskstream evaluate run iai.yaml ovis.json --set sinks.max_per_video=50     as many tracks as OVIS is scored with
 """
 

@@ -17,6 +17,7 @@ from models.object_encoder import ObjectEncoder
 from models.resnet import ResNetConfig
 from models.targets import PairBatch, StillBatch
 from models.tltm import TLTM, TLTMConfig
+from operators.preprocess import pad_to, resize_to
 from pipelines.networks import read_network
 from tests.models import tltm_oracle as oracle
 from tests.models.oracles import conv
@@ -38,6 +39,21 @@ def test_size_is_the_specified_one(blocks, total):
     assert parts == {"fpn": 3_868_672, "fcos": 4_828_466, "mask_head": 2_633_018, "fuser": 8_849_920,
                      "encoder": 2_610_336, "graph": 460_673}                                              # fmt: skip
     assert count(network) == total and NETWORKS["tltm"] == (TLTM, TLTMConfig)
+
+
+@pytest.mark.parametrize("source, resized", [
+    pytest.param((720, 1280), (750, 1333), id="720p"), pytest.param((480, 854), (749, 1333), id="DAVIS"),
+])  # fmt: skip
+def test_features_have_the_specified_sizes(source, resized):
+    """1.5's table: 800 and 1333 at test, padded to whole 32s; P3 to P7 of them."""
+    config = TLTMConfig()
+    assert resize_to(*source, config.input.short_side, config.input.long_side) == resized
+    padded = pad_to(*resized, config.input.divisor)
+    with torch.device("meta"):
+        levels = TLTM(config).eval().features(torch.empty(1, 3, *padded))
+    assert padded == (768, 1344)
+    assert [tuple(level.shape) for level in levels] == [
+        (1, 256, 96, 168), (1, 256, 48, 84), (1, 256, 24, 42), (1, 256, 12, 21), (1, 256, 6, 11)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, settings", [

@@ -152,6 +152,28 @@ def test_quarters_share_their_end_frames_and_round_halves_up():
     assert statistics(np.array([1.0, 0, 0, 0, 0])) == (0.2, 0.2, 0.5)           # 1 and 2, and 4 and 5
 
 
+def test_ten_frames_are_cut_at_0_2_5_7_9():
+    """One frame alone counts a third in the first or the last quarter, 0 to 2 and 7 to 9, else nothing."""
+    decays = [statistics(np.eye(10)[frame])[2] for frame in range(10)]
+    assert decays == pytest.approx([1 / 3] * 3 + [0] * 4 + [-1 / 3] * 3)
+
+
+def test_truth_under_other_numbers_is_perfect_and_nothing_found_is_nothing(score):
+    """Three objects that move and overlap for ten frames, a part of them void; numbered 7, 2 and 20 in the results."""
+    truth = np.zeros((10, 48, 85), np.int64)
+    for frame in range(10):
+        for number, top, left in ((1, 2, 3), (2, 20, 60 - 4 * frame), (3, 28, 4 * frame)):
+            truth[frame, top : top + 14, left : left + 20] = number
+        truth[frame, 30:33, :20] = 255
+    numbers = np.zeros(256, np.int64)
+    numbers[[1, 2, 3]] = 7, 2, 20
+    scores = score(renamed=(truth, numbers[truth]))
+    assert [row.proposal for row in scores.per_sequence["renamed"].objects] == [7, 2, 20]
+    assert scores.overall["J&F-Mean"] == scores.overall["J-Recall"] == scores.overall["F-Recall"] == 1
+    nothing = score(empty=(truth, np.zeros_like(truth))).overall
+    assert (nothing["J-Mean"], nothing["F-Mean"], nothing["J-Recall"]) == (0, 0, 0)
+
+
 def test_long_sequences_keep_their_decay(score):
     truth = np.ones((260, 2, 3), np.int64)
     found = truth * (np.arange(260) < 130)[:, None, None]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.tltm import TLTM
 from operators.davis import main_evaluate
 from operators.davis_data import find_truth
 from operators.errors import ConfigError, DatasetError
@@ -19,9 +20,12 @@ from operators.masks import decode_masks
 from operators.proposals import ProposalsConfig
 from operators.shapes import PRESETS, write_youtube_vis
 from operators.sinks import SinkConfig
+from operators.weights import save_weights
 from pipelines.cli import main
 from pipelines.evaluation import EvaluationPlan, run_davis, score_davis
-from pipelines.networks import read_network
+from pipelines.networks import as_plain, read_network
+from tests.models.small import shake
+from tests.operators.small_objects import finding
 from tests.pipelines.small_relations import with_weights
 
 TINY = "configs/networks/tiny.yaml"
@@ -105,6 +109,31 @@ def test_the_command_goes_on_where_it_was_cut(davis, tmp_path, capsys):
     again = capsys.readouterr().out
     assert again.split("association")[0] == shown.split("association")[0] and "frames/s" not in again
     assert main([*command[:-1], "sinks.davis.min_score=0.4", "--device", "cpu"]) == ConfigError("").exit_code
+
+
+def test_the_shipped_files_are_one_command(davis, tmp_path, monkeypatch, capsys):
+    """As README has it, but for the network's size: the folder where the dataset's file says, under its own name."""
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "run", "configs/networks/tltm_r101_davis.yaml", "configs/datasets/davis_2019.yaml"]
+    assert main(command) == DatasetError("").exit_code
+    assert "data/DAVIS does not exist. Make it by: unpacking DAVIS-2017-Unsupervised" in capsys.readouterr().err
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "DAVIS").symlink_to(davis)
+    small = ["model.num_classes=3", "model.input.short_side=64", "model.input.long_side=96", "model.channels=8",
+             "model.backbone.blocks=[1, 1, 1, 1]", "model.backbone.stem_channels=6", "model.backbone.mid_channels=4",
+             "model.fcos.tower_convs=1", "model.fcos.groups=2", "model.object_dim=16", "model.graph_hidden=8"]
+    spec = read_network(command[2], small)
+    network = TLTM(spec.config)
+    shake(network, 0)
+    state = finding(network).state_dict()
+    save_weights(tmp_path / "small.safetensors", state, "tltm", as_plain(spec.config), ("a", "b", "c"))
+    chosen = [f"--set=network.{one}" for one in (*small, "weights=small.safetensors")]
+    assert main([*command, *chosen, "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "objects of 2 sequences" in shown and "association: edges; " in shown
+    maps = [np.asarray(Image.open(path)) for path in sorted(Path("runs/evaluation").glob("*/davis/*.png"))]
+    assert len(maps) == 8 and 0 < max(int(one.max()) for one in maps) <= 20
+    assert json.loads(Path("runs/evaluation/scores.json").read_text())["association"] == "edges"
 
 
 @pytest.mark.parametrize("change, message", [

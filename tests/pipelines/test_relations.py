@@ -92,7 +92,7 @@ def test_stages_have_the_network_its_detector_and_the_settings(tltm, centermask)
     relate = built(graph, "relate", tltm)
     assert isinstance(relate, Relate) and isinstance(relate.rule, ByEdges) and relate.fuses
     assert relate.rule.config == ObjectGraphConfig(max_unseen=30, max_tracks=99) and relate.config.max_per_frame == 3
-    assert relate.heads.detect.keywords["cfg"].max_per_frame == 12 and relate.heads.batch == 4
+    assert relate.heads.detect.keywords["cfg"].max_per_frame == 12 and relate.heads.config.batch == 4
     assert relate.rule.edges.__self__ is relate.heads.network
     assert isinstance(built(graph, "previous", tltm), Previous)
     baseline = built(graph_of(BASELINE, "relate.boxes.min_hits=2"), "relate", centermask)
@@ -106,14 +106,20 @@ def test_the_graph_for_cameras_is_bounded(tltm):
     assert relate.rule.config.max_unseen == 300 and relate.rule.config.max_tracks == 200
 
 
-@pytest.mark.parametrize("name, weights", [("tltm_r50", "r50"), ("tltm_r50_paper", "r50"), ("tltm_r101", "r101")])
+@pytest.mark.parametrize("name, weights", [
+    ("tltm_r50", "r50"), ("tltm_r50_paper", "r50"), ("tltm_r101", "r101"), ("tltm_r101_davis", "r101_davis"),
+])  # fmt: skip
 def test_shipped_files_have_the_released_weights(name, weights):
     assert read_network(f"configs/networks/{name}.yaml").edges == WEIGHTS[weights]
 
 
 def test_davis_is_two_settings_away():
+    """The weights of one network work under both files; proposals are 20, whatever else a run says of DAVIS."""
     spec = read_network("configs/networks/tltm_r101.yaml", ("detect.min_class=0.25", "edges.iou_weight=2.0"))
     assert spec.edges == WEIGHTS["r101_davis"] and spec.detect.min_class == 0.25
+    shipped = read_network("configs/networks/tltm_r101_davis.yaml")
+    assert replace(shipped, where=spec.where) == spec and default_graph(shipped) == TLTM_GRAPH
+    assert SinkConfig().davis == ProposalsConfig(choice="best", on_top="best", max_proposals=20, min_score=0.0)
 
 
 @pytest.mark.parametrize("path, name, network, settings, message", [
@@ -190,6 +196,7 @@ def test_one_process_and_ray_give_the_same_bytes(tltm, videos, local, tmp_path, 
                        settings=("batching.streams=3", "batching.frames=2"))                              # fmt: skip
     assert on_ray == local and len(local) == 4
     tracks = json.loads(local["results.json"])
+    assert all(len(track["segmentations"]) == 6 for track in tracks), "an entry for every frame of the video"
     assert sum(mask is not None for track in tracks for mask in track["segmentations"]) > 60
     assert any(sum(mask is not None for mask in track["segmentations"]) == 6 for track in tracks)
 

@@ -70,6 +70,22 @@ def test_images_and_masks(csv):
         "images that are not there, left out with their masks: 1 (the first: c0.jpg)."]  # fmt: skip
 
 
+@pytest.mark.parametrize("start, end", [
+    pytest.param("", "\n", id="V4 and V5: no header"), pytest.param("id,name\n", "\n", id="V6"),
+    pytest.param("LabelName,DisplayName\r\n", "\r\n", id="V7, with ends of lines of another system"),
+    pytest.param("\ufeff", "\n", id="saved by a spreadsheet"),
+])  # fmt: skip
+def test_names_of_classes_as_the_versions_write_them(csv, start, end):
+    """A name with a comma is quoted; labels begin with /m/ or, since V6, /g/."""
+    lines = ["/m/01,Woman", '/m/02,"Mouse, of a computer"', "/m/03,Jaguar (Animal)", "/g/11_x,Panda"]
+    (csv.parent / "class-descriptions-boxable.csv").write_bytes((start + end.join(lines) + end).encode())
+    csv.write_bytes(("\ufeff" * (start == "\ufeff") + csv.read_text().replace("/m/01,x", "/g/11_x,x")).encode())
+    truth = open_open_images(csv)
+    assert [(c.id, c.name) for c in truth.categories] == [
+        (1, "Woman"), (2, "Mouse, of a computer"), (3, "Jaguar (Animal)"), (4, "Panda")]  # fmt: skip
+    assert [t.category_id for video in truth for t in video.tracks] == [3, 2, 4]
+
+
 def test_nearest_by_an_independent_count(csv):
     """5 x 7 to 4 x 6: pixel j looks at floor((j + 0.5) * 5 / 4), at floor((j + 0.5) * 7 / 6)."""
     mask = np.random.default_rng(0).random((5, 7)) < 0.5
@@ -129,6 +145,9 @@ def test_masks_and_images_that_are_damaged(csv, content):
 def test_without_the_names_of_classes(csv):
     (csv.parent / "class-descriptions-boxable.csv").write_text("id,name\n")
     with pytest.raises(DatasetError, match="names no class"):
+        open_open_images(csv)
+    (csv.parent / "class-descriptions-boxable.csv").write_text("/m/01,Woman\n/m/02,Mouse, of a computer\n")
+    with pytest.raises(DatasetError, match="'/m/02,Mouse, of a computer' has 3 values, expected a label and a name"):
         open_open_images(csv)
     (csv.parent / "class-descriptions-boxable.csv").unlink()
     with pytest.raises(DatasetError, match="has no .*class-descriptions.*csv"):
