@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import statistics
 import sys
@@ -102,7 +103,8 @@ def main(words: list[str] | None = None) -> int:
     print(
         f"{args.network}, cameras of {args.size[0]}x{args.size[1]} and {args.fps:g} frames/s, {args.policy}, queue "
         f"{args.queue}, {args.seconds:g} s a turn, medians of {args.turns} turns; {datetime.date.today()}; "
-        f"{processor()}, {usable_cpus()} CPUs, Python {platform.python_version()}, torch {torch.__version__}"
+        f"{processor()}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f} at the end, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
     )
     print(f"\n{table(readings)}")
     return 0

@@ -18,7 +18,7 @@ import os
 import re
 import socket
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from operators.errors import ConfigError, SourceError, did_you_mean
@@ -26,6 +26,8 @@ from operators.errors import ConfigError, SourceError, did_you_mean
 MAX_URL = 4096
 DEFAULT_PORTS = {"rtsp": 554, "http": 80, "https": 443, "tcp": None, "udp": None}
 """Schemes of the network, and the ports they have of their own."""
+TRANSPORTS = {"rtspu": "udp", "rtspt": "tcp"}
+"""RTSP whose pictures are to travel so, whatever the settings say: as GStreamer writes it."""
 LOCAL = ("file", "v4l2")
 """Schemes of this machine: a video file, a webcam."""
 PUBLIC = "public"
@@ -61,6 +63,8 @@ class Address:
     """With its query; of a file or a webcam the path on this machine."""
     user: str | None = None
     password: str | None = None
+    transport: Literal["tcp", "udp"] | None = None
+    """Of rtsp: how pictures travel; None: as the settings say."""
 
     @property
     def site(self) -> str:
@@ -74,7 +78,8 @@ class Address:
         path = SECRETS.sub(r"\1...", self.path)
         if "@" in path and self.host:   # a password with a slash in it, not escaped: its end would stand in the path
             path = "/..."
-        return f"{self.scheme}://{self.site if self.host else ''}{path}"
+        scheme = self.scheme if self.transport is None else f"{self.scheme}{self.transport[0]}"
+        return f"{scheme}://{self.site if self.host else ''}{path}"
 
     def __repr__(self) -> str:
         return f"Address({self.public})"
@@ -88,8 +93,8 @@ def parse(url: str) -> Address:
         raise NotAllowed(f"{public_url(url)}: has spaces, backslashes or control characters; escape them as %20.")
     scheme, separator, _ = url.partition("://")
     scheme = scheme.lower()
-    if not separator or scheme not in (*DEFAULT_PORTS, *LOCAL):
-        known = did_you_mean(scheme if separator else "", (*DEFAULT_PORTS, *LOCAL))
+    if not separator or scheme not in (*DEFAULT_PORTS, *TRANSPORTS, *LOCAL):
+        known = did_you_mean(scheme if separator else "", (*DEFAULT_PORTS, *TRANSPORTS, *LOCAL))
         raise NotAllowed(f"The address of a source begins with its scheme, such as rtsp://.{known}")
     try:
         parts = urlsplit(url)
@@ -98,6 +103,8 @@ def parse(url: str) -> Address:
         raise NotAllowed(f"{scheme}://...: is no URL: its host or port cannot be read.") from error
     if scheme in LOCAL:
         return _local(scheme, parts.netloc, parts.path)
+    transport = TRANSPORTS.get(scheme)
+    scheme = "rtsp" if transport else scheme
     host = _host(scheme, parts.hostname or "")
     user, password = (None if part is None else unquote(part) for part in (parts.username, parts.password))
     if not all(part is None or part.isprintable() for part in (user, password)):
@@ -107,7 +114,8 @@ def parse(url: str) -> Address:
         raise NotAllowed(f"{scheme}://{host}: names no port; expected {scheme}://{host}:PORT with 1 to 65535.")
     path = _quoted(parts.path)
     query = f"?{_quoted(parts.query)}" if parts.query else ""
-    return Address(scheme, host, port, (path or ("/" if scheme.startswith("http") else "")) + query, user, password)
+    path = (path or ("/" if scheme.startswith("http") else "")) + query
+    return Address(scheme, host, port, path, user, password, transport)
 
 
 def public_url(url: str) -> str:
@@ -124,7 +132,7 @@ class AllowList:
     the networks around it."""
 
     schemes: tuple[str, ...] = ("rtsp", "http", "https")
-    """Of rtsp, http, https, tcp, udp, file, v4l2."""
+    """Of rtsp (rtspu and rtspt are that too), http, https, tcp, udp, file, v4l2."""
     hosts: tuple[str, ...] = (PUBLIC,)
     """Names (camera.example.com), names below one (*.example.com), addresses and networks (10.0.7.0/24); and "public",
     which stands for every public address. A name that is listed in full may lie anywhere; those below one not on this

@@ -19,6 +19,7 @@ from operators.errors import MaskstreamError
 from operators.live.addresses import Address, AllowList, parse
 from operators.live.clocks import FIRST_STEP_S, LiveClock, Pacer, Punctuality, Rate
 from operators.live.feeds import Feed, Shot
+from operators.live.hls import Played
 from operators.live.opening import open_feed
 from operators.live.queue import LiveFrame, LiveQueue
 from operators.live.states import Backoff, CameraConfig, Refused, SourceState, State
@@ -43,6 +44,7 @@ class Camera:
         self._clock, self._pacer, self._rate = LiveClock(), Pacer(), Rate()
         self._punctuality = Punctuality(config.silence_s)
         self._backoff = Backoff(config.retry_first_s, config.retry_max_s)
+        self._played = Played()
         self._index = 0
         self._loop_s = 0.0                  # of a file that begins again: the time at which it did
         self._time_s, self._step_s = 0.0, FIRST_STEP_S
@@ -124,7 +126,7 @@ class Camera:
 
     def _connection(self) -> tuple[bool, str | None]:
         """One connection from its beginning to its end: whether that is the end of all, and what was wrong."""
-        feed = open_feed(self.name, self.address, self._config, self._allow, self._stop)
+        feed = open_feed(self.name, self.address, self._config, self._allow, self._stop, self._played)
         try:
             self._clock.reconnected()
             self._pacer.reset()

@@ -2,7 +2,7 @@
 
 In:     the answer to the playlist's address
 Out:    the bytes of its segments, each behind its initialisation where it has one; b"" after the last of a recording
-State:  which segment comes next; one segment in memory
+State:  which segment comes next, and over connections which was the last (Played); one segment in memory
 Limits: playlists of MAX_PLAYLIST bytes and MAX_SEGMENTS segments, segments of MAX_SEGMENT bytes; every address in a
         playlist is checked as the playlist's own is. Encrypted segments are refused
 Source: RFC 8216 (HTTP Live Streaming)
@@ -65,6 +65,28 @@ class Playlist:
     """Longest segment."""
     ended: bool = False
     encrypted: bool = False
+
+
+@dataclass
+class Played:
+    """How far a playlist was played, over all connections to it: a server whose encoder died goes on naming the last
+    segments, which are not to be played again and again."""
+
+    last: tuple[int, str, int | None] | None = None
+
+    def took(self, segment: Segment) -> None:
+        self.last = self._key(segment)
+
+    def next_of(self, segments: tuple[Segment, ...], ended: bool) -> int:
+        """The sequence number with which to go on in what a playlist names now: of one that `ended` with the first, or
+        where it was left, of a live one at most FROM_END before its end."""
+        named = segments if ended else segments[-FROM_END:]
+        after = max([named[0].sequence, *(one.sequence + 1 for one in named if self._key(one) == self.last)])
+        return min(after, segments[-1].sequence) if ended else after
+
+    def _key(self, segment: Segment) -> tuple[int, str, int | None]:
+        # an encoder that starts anew counts from 0 again, and queries hold tokens that change with every playlist
+        return segment.sequence, segment.part.uri.partition("?")[0], segment.part.begin
 
 
 def read_playlist(data: bytes, where: str) -> Playlist:
@@ -149,9 +171,12 @@ def choose(variants: tuple[Variant, ...], max_pixels: int) -> Variant:
 class Segments:
     """The segments of a playlist as one stream of bytes; follows it while it grows."""
 
-    def __init__(self, getter: Getter, answer: Response, stop: Stop, max_pixels: int, until_s: float) -> None:
+    def __init__(
+        self, getter: Getter, answer: Response, stop: Stop, max_pixels: int, until_s: float,
+        played: Played | None = None,
+    ) -> None:
         """`answer` is the playlist's; it is closed here. Raises SourceError for a playlist that is no use."""
-        self._getter, self._stop = getter, stop
+        self._getter, self._stop, self._played = getter, stop, played or Played()
         self.until_s = until_s
         self._playlist, self._where = self._read(answer)
         if self._playlist.variants:
@@ -159,8 +184,7 @@ class Segments:
             self._playlist, self._where = self._load(redirected(self._where, best.uri))
         if not self._playlist.segments:
             raise SourceError(f"{self._where.public}: its playlist names no segments.")
-        first = 0 if self._playlist.ended else -FROM_END
-        self._next = self._playlist.segments[first:][0].sequence
+        self._next = self._played.next_of(self._playlist.segments, self._playlist.ended)
         self._began: Part | None = None
         self._data = memoryview(b"")
 
@@ -181,6 +205,7 @@ class Segments:
                 self._began = segment.start
             self._data = memoryview(start + self._fetch(segment.part))
             self._next = segment.sequence + 1
+            self._played.took(segment)
         taken, self._data = self._data[:count], self._data[count:]
         return bytes(taken)
 

@@ -20,7 +20,7 @@ import time
 from operators.errors import SourceError
 from operators.live.addresses import Address, AllowList
 from operators.live.feeds import Feed, FileFeed
-from operators.live.hls import KINDS, MARK, Segments
+from operators.live.hls import KINDS, MARK, Played, Segments
 from operators.live.http import Getter
 from operators.live.rtsp import open_rtsp
 from operators.live.states import CameraConfig
@@ -34,12 +34,15 @@ FORMATS = {"multipart/x-mixed-replace": "mpjpeg", "video/mp2t": "mpegts"}
 NO_VIDEO = ("application/json", "application/xml", "image/jpeg", "image/png", "image/gif")
 
 
-def open_feed(name: str, address: Address, config: CameraConfig, allow: AllowList, stop: Stop) -> Feed:
-    """Connect. Raises SourceError where that fails, Refused for wrong credentials, NotAllowed, Stopped."""
+def open_feed(
+    name: str, address: Address, config: CameraConfig, allow: AllowList, stop: Stop, played: Played | None = None
+) -> Feed:
+    """Connect. `played` is what earlier connections left behind. Raises SourceError where that fails, Refused for wrong
+    credentials, NotAllowed, Stopped."""
     if address.scheme == "rtsp":
         return open_rtsp(name, address, config, allow, stop)
     if address.scheme in ("http", "https"):
-        return _open_http(address, config, allow, stop)
+        return _open_http(address, config, allow, stop, played)
     endpoints = allow.endpoints(address)
     if address.scheme == "file":
         return FileFeed(name, address.path, config)
@@ -52,13 +55,16 @@ def open_feed(name: str, address: Address, config: CameraConfig, allow: AllowLis
     return _closing(wire, address, config)
 
 
-def _open_http(address: Address, config: CameraConfig, allow: AllowList, stop: Stop) -> StreamFeed:
+def _open_http(
+    address: Address, config: CameraConfig, allow: AllowList, stop: Stop, played: Played | None
+) -> StreamFeed:
     getter = Getter(config, allow, stop)
     answer = getter.get(address)
     try:
         answer.until_s = time.monotonic() + config.silence_s
         if answer.kind in KINDS or answer.peek().lstrip().startswith(MARK):
-            segments = Segments(getter, answer, stop, config.max_pixels, time.monotonic() + config.first_frame_s)
+            until_s = time.monotonic() + config.first_frame_s
+            segments = Segments(getter, answer, stop, config.max_pixels, until_s, played)
             return open_bytes(segments, address.public, config, recording=True, patience_s=segments.patience_s)
         if answer.kind.startswith("text/") or answer.kind in NO_VIDEO:
             raise SourceError(f"{address.public}: the server gives {answer.kind[:60]}, expected moving pictures.")

@@ -206,6 +206,7 @@ class Relay:
 
 def open_rtsp(name: str, address: Address, config: CameraConfig, allow: AllowList, stop: Stop) -> StreamFeed:
     """Connect, through redirects. Raises SourceError, Refused, NotAllowed, Stopped."""
+    config = config if address.transport is None else replace(config, rtsp_transport=address.transport)
     for _ in range(MAX_REDIRECTS + 1):
         relay = _relay(name, address, config, allow, Stop(stop))
         try:

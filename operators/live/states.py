@@ -72,7 +72,8 @@ class CameraConfig:
     max_pixels: int = 1 << 24
     """Of a frame: larger ones are refused before they are decoded. 16 Mpixel is twice 4K, 48 MiB as RGB."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
-    """How pictures of RTSP travel. tcp: through firewalls, whole; udp: nothing waits for lost packets."""
+    """How pictures of RTSP travel where the address does not say it (rtspt, rtspu). tcp: through firewalls, whole;
+    udp: nothing waits for lost packets."""
     threads: int = 1
     """Decoding threads. More: large pictures are decoded faster, less is left for the network."""
     hwaccel: Literal["none", "cuda"] = "none"

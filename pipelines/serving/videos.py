@@ -75,10 +75,10 @@ class VideoJob:
         await asyncio.to_thread(outputs.end, summary)
         if channel.too_long:
             raise SourceError(f"The video has more than the {self._config.max_video_frames} frames that are taken.")
+        reason = verdict[1].replace(f"'{path}'", "the upload").replace(str(path), "the upload")
         if not stream.out:
-            reason = verdict[1].replace(str(path), "The upload").replace("'The upload'", "the upload")
             raise SourceError(f"The video gave no frame: {reason or 'it is empty.'}")
-        return await asyncio.to_thread(self._read, folder / self.stream, verdict[1] or None)
+        return await asyncio.to_thread(self._read, folder / self.stream, reason[:1].upper() + reason[1:] or None)
 
     def _source(self, spec: StreamSpec, queue: LiveQueue) -> Camera:
         allow = AllowList(schemes=("file",), folders=(tempfile.gettempdir(),))

@@ -217,12 +217,13 @@ def test_tokens(served, tmp_path):
 
 
 def test_the_documents_examples(served, tmp_path, monkeypatch, capsys):
-    """docs/live.md as it stands, but for the address; its last two need Kafka and a hook elsewhere: they compile."""
+    """docs/live.md as it stands, but for the address; its last three need a webcam, Kafka and a hook elsewhere: they
+    compile."""
     client, played, server = served()
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "live.md").read_text(), re.S)
     first, second, *others = (block.replace("http://127.0.0.1:8000", server.address) for block in blocks)
     threading.Timer(1.0, played.statuses.clear).start()
-    names: dict[str, object] = {"frames": [np.zeros((4, 4, 3), np.uint8)] * 2}
+    names: dict[str, object] = {"frames": [np.zeros((4, 4, 3), np.uint8)] * 2, "chunks": iter([b"\0\0\0\1", b"gH"])}
     exec(first, names)                                              # ends when the stream is removed
     labels = {line.split()[2] for line in capsys.readouterr().out.splitlines()}
     assert labels and labels <= set(CATEGORIES)
@@ -231,7 +232,8 @@ def test_the_documents_examples(served, tmp_path, monkeypatch, capsys):
     played.statuses.append(status("door"))
     exec(second, names)
     assert len(played.pushed["phone"]) == 2 and (tmp_path / "street_masks.mp4").exists()
-    assert len(others) == 2 and all(compile(block, "docs/live.md", "exec") for block in others)
+    assert [data for _, data in played.pushed["desk"]] == [b"\0\0\0\1", b"gH"], "chunks go as they are"
+    assert len(others) == 3 and all(compile(block, "docs/live.md", "exec") for block in others)
 
 
 def test_needs_neither_torch_nor_ray():

@@ -69,6 +69,8 @@ def test_what_is_no_address_or_not_listed_is_refused(url):
     pytest.param({"hosts": ("127.0.0.0/8",), "ports": ("8000-8010",)}, "http://127.0.0.1:8010/", True, id="ports"),
     pytest.param({"hosts": ("127.0.0.0/8",), "ports": ("8000-8010",)}, "http://127.0.0.1:8011/", False, id="the next"),
     pytest.param({"schemes": ("rtsp",)}, "http://8.8.8.8/", False, id="another scheme"),
+    pytest.param({"schemes": ("rtsp",)}, "rtspu://8.8.8.8/", True, id="rtsp by UDP"),
+    pytest.param({"schemes": ("http",)}, "rtspt://8.8.8.8/", False, id="rtsp by TCP is rtsp"),
     pytest.param({"schemes": ("udp",), "hosts": ("239.0.0.0/8",)}, "udp://239.1.1.1:5000", True, id="a group"),
     pytest.param({"schemes": ("udp",), "hosts": ("239.0.0.0/8",)}, "udp://@239.1.1.1:5000", True, id="written with @"),
     pytest.param({"schemes": ("file",)}, "file:///etc/hosts", True, id="files, if listed"),
@@ -147,6 +149,8 @@ def test_lists_that_are_none_are_refused(bad):
     ("rtsp://10.0.0.1/a", "rtsp://10.0.0.1/a"),
     ("rtsp://admin:hunter2@10.0.0.1:8554/a?b=c", "rtsp://10.0.0.1:8554/a?b=c"),
     ("rtsp://admin@10.0.0.1/a", "rtsp://10.0.0.1/a"),
+    ("rtspu://admin:hunter2@10.0.0.1/a", "rtspu://10.0.0.1/a"),
+    ("RTSPT://10.0.0.1:554/a", "rtspt://10.0.0.1/a"),
     ("rtsp://admin:hun/ter2@10.0.0.1/a", "a source"),
     ("rtsp://admin:1/hunter2@10.0.0.1/a", "rtsp://admin:1/..."),
     ("http://h.example/v?user=admin&pwd=hunter2&size=3", "http://h.example/v?user=...&pwd=...&size=3"),
@@ -165,7 +169,8 @@ NOISE = st.text(st.sampled_from(list("abc:/@?#[]%.0127&=\\ \t\n\x00é。①")), 
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from(["http://", "rtsp://", "https://", "tcp://", "udp://", "file://", "v4l2://", ""]), NOISE)
+@given(st.sampled_from(["http://", "rtsp://", "rtspu://", "https://", "tcp://", "udp://", "file://", "v4l2://",
+                        ""]), NOISE)
 @example("http://", "[")
 @example("http://", "a@[::1")
 def test_any_text_is_an_address_or_a_sentence(scheme, rest):

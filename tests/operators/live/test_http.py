@@ -296,13 +296,42 @@ def test_playlists_that_lead_elsewhere_are_refused(line, reason):
         assert reason in watched.last.reason and watched.frames == []
 
 
-def test_a_playlist_that_grows_no_more_is_noticed():
-    text = LIVE.format(target=1, first=0, segments="s.ts").encode()
-    with Web({"/m.m3u8": body(text), "/s.ts": body(b"".join(pieces()[:10]))}) as web, \
-            Watched(web.url("/m.m3u8")) as watched:
+def test_a_recording_goes_on_where_it_was_cut():
+    """The second of its three segments is not there at the first try: none is played twice, none is left out."""
+    parts, tries = pieces(), []
+
+    def second(request, over) -> None:
+        tries.append(request.path)
+        body(b"".join(parts[5:10]), status=503 if len(tries) == 1 else 200)(request, over)
+
+    text = LIVE.format(target=1, first=7, segments="a.ts\nb.ts\nc.ts\n#EXT-X-ENDLIST").encode()
+    answers = {"/m.m3u8": body(text), "/a.ts": body(b"".join(parts[:5])), "/b.ts": second,
+               "/c.ts": body(b"".join(parts[10:15]))}
+    with Web(answers) as web, Watched(web.url("/m.m3u8")) as watched:
+        watched.until(lambda: watched.queue.ended)
+        assert [number_of(live.frame.image) for live in watched.frames] == list(range(15))
+        assert watched.camera.state().reconnects == 1 and watched.queue.error is None
+
+
+def test_a_playlist_that_grows_no_more_is_noticed_and_not_played_again():
+    """Its encoder died, its web server did not. Later the encoder is back, and counts from 0 again."""
+    named = {"first": 7, "segments": "a.ts?token=1"}
+    answers = {f"/{name}.ts": body(b"".join(pieces()[begin : begin + 10])) for name, begin in (("a", 0), ("b", 20))}
+
+    def playlist(request, over) -> None:
+        body(LIVE.format(target=1, **named).encode())(request, over)
+
+    with Web({"/m.m3u8": playlist, **answers}) as web, Watched(web.url("/m.m3u8")) as watched:
         watched.more(10)
         assert watched.until(watched.is_in("reconnecting")) < 10
         assert "nothing new" in (reason := watched.last.reason) or "silent" in reason, "whichever clock runs out first"
+        named["segments"], asked = "a.ts?token=2", len(web.asked)
+        watched.until(lambda: len(web.asked) > asked + 1)
+        assert len(watched.frames) == 10 and web.asked[asked:] == ["/m.m3u8"] * (len(web.asked) - asked)
+        named |= {"first": 0, "segments": "b.ts"}
+        watched.more(8)         # of a transport stream the last two wait for what comes behind them
+        assert [number_of(live.frame.image) for live in watched.frames] == [*range(10), *range(20, 28)]
+        check_numbers(watched.frames)
 
 
 def test_what_is_not_allowed_is_refused_before_anything_is_sent():

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 
 from operators.errors import SourceError
 from operators.live.rtsp import MAX_HEAD, Replies
+from tests.operators.live.real_rtsp import NO_H264, RealRtsp
 from tests.operators.live.servers import (
     QUICK,
     Proxy,
@@ -27,41 +25,21 @@ from tests.operators.live.servers import (
 pytestmark = pytest.mark.usefixtures("no_leaks")
 __all__ = ["no_leaks"]
 
-PYTHON = "/usr/bin/python3"
-PACKAGES = "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 SLOW = replace(QUICK, silence_s=2.0, first_frame_s=8)
 """This server prepares its media at the first request."""
 
 
-class Server(NamedTuple):
-    port: int
-    guarded: int
-    has_h264: bool
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """A real RTSP server in a process of its own."""
-    if not Path(PYTHON).exists():
-        pytest.skip(f"the RTSP server of these tests runs under {PYTHON}, which is not there")
-    command = [PYTHON, str(Path(__file__).with_name("rtsp_server.py"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    line = process.stdout.readline().split()
-    if not line:
-        process.wait(10)
-        process.stdout.close()
-        pytest.skip(f"Debian's RTSP server is not installed: apt-get install {PACKAGES}")
-    yield Server(int(line[0]), int(line[1]), line[2] == "1")
-    process.terminate()
-    process.wait(10)
-    process.stdout.close()
+def server() -> Iterator[RealRtsp]:
+    with RealRtsp() as server:
+        yield server
 
 
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_frames_of_a_real_server(server, codec, transport):
     if codec == "h264" and not server.has_h264:
-        pytest.skip("GStreamer has no openh264enc here: apt-get install gstreamer1.0-plugins-bad")
+        pytest.skip(NO_H264)
     url = f"rtsp://127.0.0.1:{server.port}/{codec}"
     with Watched(url, replace(SLOW, rtsp_transport=transport)) as watched:
         watched.more(12)
@@ -178,6 +156,19 @@ def test_redirects_within_the_allow_list_are_followed():
         with Fake(to.encode()) as first, Watched(f"rtsp://admin:hunter2@127.0.0.1:{first.port}/a") as watched:
             watched.until(lambda: "404" in watched.camera.state().reason)
             assert b"/b" in last.asked and b"hunter2" not in last.asked and b"YWRtaW4" not in last.asked
+
+
+@pytest.mark.parametrize("scheme, setting, asked", [
+    ("rtsp", "tcp", b"RTP/AVP/TCP;"), ("rtsp", "udp", b"RTP/AVP/UDP;"),
+    ("rtspu", "tcp", b"RTP/AVP/UDP;"), ("rtspt", "udp", b"RTP/AVP/TCP;"),
+])  # fmt: skip
+def test_an_address_says_how_pictures_travel(scheme, setting, asked):
+    sdp = b"v=0\r\no=- 0 0 IN IP4 0.0.0.0\r\ns=x\r\nm=video 0 RTP/AVP 26\r\na=control:track\r\n"
+    head = f"RTSP/1.0 200 OK\r\nCSeq: CSEQ\r\nContent-Type: application/sdp\r\nContent-Length: {len(sdp)}\r\n\r\n"
+    config = replace(QUICK, rtsp_transport=setting)
+    with Fake(head.encode() + sdp) as fake, Watched(f"{scheme}://127.0.0.1:{fake.port}/a", config) as watched:
+        watched.until(lambda: b"Transport: " in fake.asked)
+        assert b"Transport: " + asked in fake.asked
 
 
 @pytest.mark.parametrize("answer", [
