@@ -6,6 +6,9 @@ State:  none: any frames may share a batch
 
 A network sees batches of exactly `batch` images of one size; the last is filled up with zeros. So its kernels always
 run on the same shape, and a frame's result does not depend on which frames, and how many, happened to come with it.
+That is dear where frames come one by one: with `least` a CPU fills up to that number only. Its kernels sum in the same
+order for two images as for more, so the bits are the same, which tests/operators/test_network.py checks where it runs;
+for one image alone torch takes other kernels, but for the fused form (models/fused.py), whose are always the same.
 """
 
 from __future__ import annotations
@@ -48,10 +51,22 @@ class BatchConfig:
 
     batch: int = 1
     """Frames of a network call. Higher: better use of a GPU, more memory, more waste when frames do not fill it."""
+    least: int | None = None
+    """On a CPU: frames of the smallest call; fewer are filled up to it. Lower: a frame that comes alone is done sooner.
+    2 gives the bits of full batches, 1 does in the fused form alone. null: all are filled up to `batch`, as always on a
+    GPU, whose kernels are chosen by the number of frames."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch <= 1024:
             raise ValueError(f"batch is {self.batch}, expected 1..1024")
+        if self.least is not None and not 1 <= self.least <= 1024:
+            raise ValueError(f"least is {self.least}, expected 1..1024, or null")
+
+    def rows(self, frames: int, device: torch.device) -> int:
+        """Rows of the call in which so many frames go through the network; `batch` of them at most."""
+        if self.least is None or device.type != "cpu":
+            return self.batch
+        return min(max(frames, self.least), self.batch)
 
 
 def chunks(records: list[Record], size: int, padded: dict[int, tuple[int, int]]) -> Iterator[list[int]]:
@@ -77,14 +92,15 @@ class Backbone:
     """Images -> Features."""
 
     def __init__(self, network: Network, config: BatchConfig, device: torch.device) -> None:
-        self.network, self.batch, self.device = network, config.batch, device
+        self.network, self.config, self.device = network, config, device
 
     @torch.inference_mode()
     def __call__(self, batch: list[Image]) -> list[Features]:
         padded = {i: tuple(image.pixels.shape[-2:]) for i, image in enumerate(batch)}
         out: list[Features | None] = [None] * len(batch)
-        for places in chunks(batch, self.batch, padded):
-            images = stack([batch[i].pixels.to(self.device) for i in places], self.batch)
+        for places in chunks(batch, self.config.batch, padded):
+            rows = self.config.rows(len(places), self.device)
+            images = stack([batch[i].pixels.to(self.device) for i in places], rows)
             levels = self.network.features(images)
             for row, i in enumerate(places):
                 out[i] = Features(batch[i].info, tuple(level[row] for level in levels), batch[i].size, padded[i])
@@ -95,7 +111,7 @@ class Heads:
     """Features -> FrameDetections; boxes in pixels of the original frame, clipped, empty ones dropped."""
 
     def __init__(self, network: Network, config: BatchConfig, detect: Detect, device: torch.device) -> None:
-        self.network, self.batch, self.detect, self.device = network, config.batch, detect, device
+        self.network, self.config, self.detect, self.device = network, config, detect, device
 
     @torch.inference_mode()
     def __call__(self, batch: list[Features]) -> list[FrameDetections]:
@@ -107,7 +123,7 @@ class Heads:
     def found(self, batch: list[Features]) -> list[Detections]:
         """The instances of each frame as the detector gives them: boxes in pixels of the network input."""
         out: list[Detections | None] = [None] * len(batch)
-        for places in chunks(batch, self.batch, {i: f.padded for i, f in enumerate(batch)}):
+        for places in chunks(batch, self.config.batch, {i: f.padded for i, f in enumerate(batch)}):
             dense = self._dense([batch[i] for i in places])
             for row, i in enumerate(places):
                 out[i] = self.detect(self.network, dense, row, batch[i].size)
@@ -115,20 +131,21 @@ class Heads:
 
     def _dense(self, frames: list[Features]) -> Any:
         """One call of the network; of fewer references than another frame's, the rest is filled and not looked at."""
-        levels = self._stacked([frame.levels for frame in frames])
+        rows = self.config.rows(len(frames), self.device)
+        levels = self._stacked([frame.levels for frame in frames], rows)
         if not any(frame.references for frame in frames):
             return self.network.heads(levels)
         owned = [frame.references or (frame.levels,) for frame in frames]
         most = max(len(references) for references in owned)
         slots = [[references[min(r, len(references) - 1)] for references in owned] for r in range(most)]
-        counts = [len(references) for references in owned] + [1] * (self.batch - len(frames))
-        references = tuple(self._stacked(slot) for slot in slots)
+        counts = [len(references) for references in owned] + [1] * (rows - len(frames))
+        references = tuple(self._stacked(slot, rows) for slot in slots)
         return self.network.heads(levels, references, torch.tensor(counts, device=self.device))
 
-    def _stacked(self, pyramids: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Pyramids of single frames -> one of `batch` rows."""
+    def _stacked(self, pyramids: list[tuple[Tensor, ...]], rows: int) -> tuple[Tensor, ...]:
+        """Pyramids of single frames -> one of so many rows."""
         maps = zip(*pyramids, strict=True)
-        return tuple(stack([m.to(self.device) for m in level], self.batch) for level in maps)
+        return tuple(stack([m.to(self.device) for m in level], rows) for level in maps)
 
 
 def to_original(found: Detections, features: Features) -> Detections:

@@ -9,7 +9,8 @@ Limits: about `seconds` of measuring, two thirds of it beside as many cameras as
 Source: the model is in plan_queue.py, what is measured in plan_live.py and plan_try.py
 
 The answer keeps HEADROOM of the graph free: a queue near its capacity grows by minutes of bad luck, and the machine's
-other work comes and goes. Where a graph has several groups, they are measured as one, in one process.
+other work comes and goes. Of a graph with replicas one process is measured, on its share of the CPUs, and counted as
+often. Where a graph has several groups, they are measured as one, and the plan says so (plan_groups.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from operators.errors import ConfigError
 from pipelines.graph import Graph, RunContext
 from pipelines.graph_bytes import generated_clip, some_weights
 from pipelines.placement import Placement
+from pipelines.plan_groups import Share, left_out, on_share, share_of
 from pipelines.plan_live import Lab, lab, measure
 from pipelines.plan_queue import Forecast, Service, forecast, joined_services, most_that_fit
 from pipelines.plan_try import LiveReading, joined, run_cameras
@@ -85,12 +87,14 @@ class Plan:
     fits: int
     """Cameras of one process with this graph."""
     copies: int
-    """Such processes that the cluster has room for; 1 for this machine."""
+    """Such processes: the graph's replicas, or those that the cluster has room for."""
     forecasts: tuple[Forecast, ...]
     """For numbers of cameras around `fits`, ascending."""
     limited_by: str
     """What stands in the way of one more camera: the stage that takes most of a frame's time, or decoding."""
     hints: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """What the placement says and the forecast does not know."""
     measured: LiveReading | None = None
     tried: Forecast | None = None
     """What was expected of as many cameras as `measured` had."""
@@ -103,18 +107,21 @@ class Plan:
 
 def plan(graph: Graph, context: RunContext, config: PlanConfig, tell: Progress = lambda said: None,
          cpus: int | None = None) -> Plan:  # fmt: skip
-    """Measure here, and forecast. `tell` is told what is being done, a line each; `cpus`: those of the process, where
-    it is not to have all of this machine.
+    """Measure here, and forecast. `graph`: its amounts are known. `tell` is told what is being done, a line each;
+    `cpus`: those of the one process to be measured, which counts once; without it the placement's replicas count.
 
     Raises: ConfigError, CheckpointError for a graph or network that cannot be built; StageError if a stage fails.
     """
     with some_weights(context.network) as spec, generated_clip(config.width, config.height, CLIP_FRAMES) as clip:
         tell("loading the network")
-        with lab(fused(graph, cpus or usable_cpus()), replace(context, network=spec), clip) as bench:
+        share = Share(1, float(cpus)) if cpus else share_of(graph)
+        with on_share(share), lab(fused(graph, share.cpus), replace(context, network=spec), clip) as bench:
             service = measured_service(bench, config, tell)
             found = planned(service, bench.graph, config)
             found = tried_plan(found, bench, tell) if config.verify else found
-            return replace(found, hints=(*found.hints, *busy_hint(os.getloadavg()[0], service.cpus)))
+        busy = busy_hint(os.getloadavg()[0], usable_cpus())
+        return replace(found, machine=machine(), copies=share.copies, hints=(*found.hints, *busy),
+                       left_out=left_out(graph))  # fmt: skip
 
 
 def tried_plan(found: Plan, bench: Lab, tell: Progress) -> Plan:
@@ -193,10 +200,11 @@ def _limit(service: Service, most: int, next_one: Forecast, config: PlanConfig) 
 
 def _hints(service: Service, graph: Graph, config: PlanConfig) -> list[str]:
     """What might let more cameras in."""
-    batches = {stage.name: stage.settings.batch for stage in graph.stages if hasattr(stage.settings, "batch")}
+    batches = {stage.name: stage.settings.batch for stage in graph.stages
+               if getattr(stage.settings, "batch", 1) > 2 and getattr(stage.settings, "least", 0) is None}  # fmt: skip
     widest = max(batches.values(), default=1)
     if widest > 1 and service.usual_s(widest) < PADDED * service.usual_s(1):
-        changes = " ".join(f"--set {name}.batch=1" for name, batch in batches.items() if batch > 1)
+        changes = " ".join(f"--set {name}.least=2" for name in batches)
         return [f"A single frame takes as long as {widest}: the network fills each batch up to {widest}. On a CPU try "
                 f"{changes}."]  # fmt: skip
     return []
@@ -221,6 +229,7 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
         "processes": plan.copies,
         "limited_by": plan.limited_by,
         "hints": list(plan.hints),
+        "left_out": list(plan.left_out),
         "service": {
             "batch_ms": {str(size): round(1000 * service.usual_s(size), 2) for size in sorted(service.seconds)},
             "stages_ms": {stage: round(1000 * seconds, 3) for stage, seconds in service.stages_s.items()},

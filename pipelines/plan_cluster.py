@@ -18,6 +18,7 @@ from operators.errors import GraphError, MaskstreamError
 from pipelines.demand import bundle, totals
 from pipelines.graph import Graph, RunContext
 from pipelines.plan import Plan, PlanConfig, Progress, plan
+from pipelines.plan_groups import share_of
 from pipelines.serving.config import ServeConfig
 from pipelines.serving.deployed import deployed
 
@@ -36,12 +37,14 @@ def plan_on_cluster(serving: ServeConfig, config: PlanConfig, tell: Progress) ->
         raise GraphError(f"no node of the cluster has {said}, which one process with this graph wants. Lower num_cpus "
                          f"or num_gpus, or add a node.")  # fmt: skip
     tell(f"measuring one process on the cluster, of {copies} that it has room for")
+    asked = share_of(found.graph).copies
     others = {name: amount for name, amount in wants.items() if name not in ("CPU", "GPU")}
     options = {"num_cpus": wants.get("CPU", 0), "num_gpus": wants.get("GPU", 0), "resources": others, "max_retries": 0}
     cpus = max(1, int(wants.get("CPU", 1)))
     task = ray.remote(plan).options(**options).remote(found.graph, found.context, config, cpus=cpus)
     try:
-        return replace(ray.get(task, timeout=config.seconds + MORE_S), copies=copies)
+        answer = ray.get(task, timeout=config.seconds + MORE_S)
+        return replace(answer, copies=copies, hints=(*answer.hints, *_replicas_hint(asked, copies, cpus)))
     except ray.exceptions.GetTimeoutError:
         ray.cancel(task, force=True)
         raise GraphError(f"no process of the cluster measured within {config.seconds + MORE_S:g} s. Is all of it "
@@ -50,6 +53,14 @@ def plan_on_cluster(serving: ServeConfig, config: PlanConfig, tell: Progress) ->
         if isinstance(error.cause, MaskstreamError):
             raise error.cause from None
         raise
+
+
+def _replicas_hint(asked: int, copies: int, cpus: int) -> list[str]:
+    """Where as many processes as there is room for are not those that the graph asks for."""
+    if asked == copies:
+        return []
+    return [f"The graph asks for {asked} such process{'es' * (asked != 1)}: for {copies}, say replicas: {copies} and "
+            f"num_cpus: {cpus} in its placement."]  # fmt: skip
 
 
 def _whole(graph: Graph) -> dict[str, float]:

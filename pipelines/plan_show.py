@@ -14,8 +14,8 @@ def text_of(plan: Plan) -> str:
     within = f"p95 under {1000 * asked.p95_s:g} ms"
     lines = [f"{plan.fits * plan.copies} {camera} fit{'s' * (plan.fits * plan.copies == 1)}, {within}."]
     if plan.copies > 1:
-        lines.append(f"{plan.fits} in each of {plan.copies} processes that the cluster has room for.")
-    lines += [f"Limited by {plan.limited_by}.", *plan.hints, ""]
+        lines.append(f"{plan.fits} in each of {plan.copies} processes; what follows is of one.")
+    lines += [f"Limited by {plan.limited_by}.", *plan.hints, *plan.left_out, ""]
     lines += table(("cameras", "frames/s", "load", "p50 ms", "p95 ms", "dropped", "batch", ""), (
         (str(one.cameras), f"{one.fps_out:.1f}", f"{one.load:.0%}", _ms(one.p50_s), _ms(one.p95_s),
          f"{one.dropped:.1%}", f"{one.batch:.1f}", "fits" if one.fits(asked.p95_s, 1 - HEADROOM) else "")

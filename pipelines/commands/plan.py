@@ -31,6 +31,7 @@ examples:
   maskstream plan --size 1920x1080 --fps 25 --p95 200ms --verify
   maskstream plan --network configs/networks/crossvis_r50.yaml --seconds 60
   maskstream plan --set backbone.batch=1 --set heads.batch=1   does it fit better so?
+  maskstream plan --replicas 2                                 two processes, each with half of the CPUs
   maskstream plan --address auto                               on a cluster: a process on it is measured, and counted
   maskstream plan --json runs/plan.json                        for a program
 """
@@ -44,6 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)")  # fmt: skip
     add("--network", default="configs/networks/tiny.yaml", metavar="FILE", help="which network (default: %(default)s)")
     add("--graph", metavar="FILE", help="which graph (default: the one that `maskstream serve` takes)")
+    add("--replicas", type=int, default=1, metavar="N", help="N times the processes of the graph, as of `maskstream "
+        "serve`: one is measured, on its share of the CPUs (default: 1)")  # fmt: skip
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
     add("--seconds", type=float, default=30.0, help="how long to measure (default: %(default)s)")
     add("--verify", action="store_true", help="serve the forecast number of simulated cameras, as long and turn about "
@@ -57,20 +60,27 @@ def execute(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
     p95_s = _seconds(args.p95)
 
+    import torch
+
+    from operators.cpus import usable_cpus
+    from pipelines.demand import check_demand
     from pipelines.plan import PlanConfig, as_json
-    from pipelines.serving.config import ServeConfig
+    from pipelines.serving.config import read_config
     from pipelines.serving.deployed import deployed
     from pipelines.stages import choose_device
 
     config = PlanConfig(width=width, height=height, fps=args.fps, p95_s=p95_s, seconds=args.seconds, verify=args.verify)
     if args.address and args.verify:
         raise ConfigError("--verify: tries cameras on this machine; it cannot be had together with --address.")
-    serving = ServeConfig(network=args.network, graph=args.graph, device=args.device, set=tuple(args.overrides))
-    found = deployed(serving, 1, 0)     # settings are checked before a cluster is asked for
+    serving = read_config({"network": args.network, "graph": args.graph, "device": args.device,
+                           "set": args.overrides, "replicas": args.replicas}, "the command line")  # fmt: skip
+    found = deployed(serving, usable_cpus(), 0)     # settings are checked before a cluster is asked for
     if args.address:
         result = _on_cluster(serving, config, args.address)
     else:
-        choose_device(args.device)
+        device = choose_device(args.device)
+        there = {"CPU": float(usable_cpus()), "GPU": float(torch.cuda.device_count() if device.type == "cuda" else 0)}
+        check_demand(found.graph, [there], found.context)
         result = _here(found.graph, found.context, config)
     show(result)
     if args.json:

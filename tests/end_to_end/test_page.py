@@ -71,6 +71,8 @@ def test_a_tile_says_what_its_camera_does(shown):
                  "5 of_tomorrow"):  # fmt: skip
         assert said in door
     assert "restarted" not in door and "0.2 / 1.4 s" in gate
+    over = "[...document.querySelectorAll('.tile .no-picture')].map((note) => note.checkVisibility())"
+    assert page.value(over) == [False, False], "nobody waits for a picture that is there"
     assert page.text("#summary") == "2 cameras, 2 live · 23.6 frames a second"
     assert all(address.startswith((server.address, "about:")) for address in page.asked)
 
@@ -100,6 +102,7 @@ def test_a_camera_that_dies_keeps_its_last_picture_and_comes_back(shown):
     played.statuses[0] |= {"state": "reconnecting", "reason": "No frame for 5.0 s.", "retry_in_s": 2.0}
     page.until("document.querySelector('.badge').textContent === 'reconnecting in 2 s'")
     assert page.text(".no-picture") == "No frame for 5.0 s."
+    assert [page.text(f".tile:nth-child({n}) [data-is=tracks]") for n in (1, 2)] == ["–", "3"]
     assert page.value("getComputedStyle(document.querySelector('.picture canvas')).filter") != "none"
     assert page.value("document.querySelector('.picture canvas').width") == 320
     assert page.value("announce.textContent") == "door: reconnecting"
@@ -237,6 +240,19 @@ def test_history_by_hand(modules):
     assert said == [[7, True, [[10.5, 11.5], [12.5, 12.5]], 1], [3, False, [[10, 10.5], [11.5, 11.5]], 0.5]]
     assert later == [[[7, [12.5, 12.5]]], []]
     assert three["label"] == "kind 3" and three["score"] == 0.115
+
+
+def test_history_goes_on_when_records_do_not(modules):
+    """A camera died at 10.5: its tracks are not in the picture any more, and move to the left until they are gone."""
+    script = """
+        for (const time of [10, 10.5]) history.add({ captured_at: time, instances: [{ track_id: 3, category: "a" }] });
+        const before = history.clock;
+        return new Promise((done) => setTimeout(done, 50)).then(() => [before, history.clock - before,
+            ...[10.5, 15.5, 15.6, 70.5, 70.6].map((now) => history.rows(now).map(({ here }) => here))]);"""
+    before, passed, *here = modules.value(HISTORY % script)
+    assert 10.5 <= before < 10.6 and 0.04 <= passed < 5
+    assert here == [[True], [True], [False], [False], []]
+    assert modules.value(HISTORY % "return [history.clock, history.rows().length];") == [0, 0]
 
 
 def test_history_is_bounded_whatever_comes(modules):

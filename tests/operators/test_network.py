@@ -68,9 +68,9 @@ def features(height: int = 80, width: int = 240, index: int = 0) -> Features:
     return Features(FrameInfo("s", index, 0.0, height, width), levels, (16, 24), (32, 48))
 
 
-def run_heads(network: Told, *frames: Features, batch: int = 1) -> list[FrameDetections]:
+def run_heads(network: Told, *frames: Features, batch: int = 1, least: int | None = None) -> list[FrameDetections]:
     detect = DETECTORS["crossvis"].of(DetectConfig(max_iou=1.0))
-    return Heads(network, BatchConfig(batch=batch), detect, CPU)(list(frames))
+    return Heads(network, BatchConfig(batch=batch, least=least), detect, CPU)(list(frames))
 
 
 def test_boxes_become_pixels_of_the_original_frame():
@@ -139,6 +139,25 @@ def test_the_network_always_sees_full_batches_filled_with_zeros(count, calls):
     assert [len(call) for call in network.calls] == [3] * (2 * calls)
 
 
+@pytest.mark.parametrize("least, count, calls", [
+    pytest.param(2, 0, [], id="no frame, no call"), pytest.param(2, 1, [2], id="one is filled up to two"),
+    pytest.param(2, 2, [2], id="two"), pytest.param(2, 3, [3], id="a full one"),
+    pytest.param(2, 4, [3, 2], id="what is left is filled up too"), pytest.param(1, 4, [3, 1], id="nothing is filled"),
+    pytest.param(9, 1, [3], id="never more than a batch"), pytest.param(None, 1, [3], id="always full"),
+])  # fmt: skip
+def test_calls_are_filled_up_to_least(least, count, calls):
+    network, config = told(images=3), BatchConfig(batch=3, least=least)
+    given = [image((30, 40), i, seed=i) for i in range(count)]
+    out = Backbone(network, config, CPU)(given)
+    assert [len(call) for call in network.calls] == calls
+    seen = [row for call in network.calls for row in call]
+    kept = [row for row in seen if row.any()]
+    assert all(torch.equal(row, g.pixels) for row, g in zip(kept, given, strict=True))
+    assert len(run_heads(network, *out, batch=3, least=least)) == count
+    assert [len(call) for call in network.calls] == 2 * calls
+    assert config.rows(1, torch.device("cuda")) == 3, "a GPU always sees full batches"
+
+
 def test_frames_of_two_padded_sizes_do_not_share_a_call():
     network = told(images=2)
     sizes = [(30, 40), (30, 20), (31, 50), (20, 30), (30, 20)]
@@ -153,6 +172,8 @@ def test_frames_of_two_padded_sizes_do_not_share_a_call():
 def test_batch_out_of_range(batch):
     with pytest.raises(ValueError, match=f"batch is {batch}, expected 1..1024"):
         BatchConfig(batch=batch)
+    with pytest.raises(ValueError, match=f"least is {batch}, expected 1..1024, or null"):
+        BatchConfig(batch=4, least=batch)
 
 
 # ------------------------------------------------------------------------------------------------------ a small network
@@ -184,8 +205,9 @@ def network() -> CrossVIS:
     return network.eval()
 
 
-def through(network: CrossVIS, frames: list[Image], batch: int = BATCH) -> list[FrameDetections]:
-    config = BatchConfig(batch=batch)
+def through(network: CrossVIS, frames: list[Image], batch: int = BATCH, least: int | None = None
+            ) -> list[FrameDetections]:  # fmt: skip
+    config = BatchConfig(batch=batch, least=least)
     detect = DETECTORS["crossvis"].of(DetectConfig(max_per_frame=12))
     return Heads(network, config, detect, CPU)(Backbone(network, config, CPU)(frames))
 
@@ -221,8 +243,10 @@ def test_the_small_network_finds_something_worth_comparing(alone):
     pytest.param([0, 2, 3], id="three of one size"), pytest.param([4, 3, 2, 1], id="four, mixed"),
     pytest.param([0, 1, 2, 3, 4], id="all five"), pytest.param([3, 3, 3, 3, 0], id="more of a size than fit a call"),
 ])
-def test_a_frame_gives_the_same_bits_in_any_company(network, alone, places):
-    records = through(network, [FRAMES[i] for i in places])
+@pytest.mark.parametrize("least", [None, 2])
+def test_a_frame_gives_the_same_bits_in_any_company(network, alone, places, least):
+    """Also in calls that are filled up to two frames alone."""
+    records = through(network, [FRAMES[i] for i in places], least=least)
     for i, record in zip(places, records, strict=True):
         assert_equal(record, alone[i])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,11 @@ from hypothesis import strategies as st
 from operators.errors import ConfigError, GraphError, StageError
 from pipelines.cli import main
 from pipelines.commands.plan import _seconds, _size
+from pipelines.graph import Graph
+from pipelines.placement import Placement
 from pipelines.plan import Plan, PlanConfig, as_json, busy_hint, errors_of, fused, measured_service, planned
-from pipelines.plan_cluster import copies_of
+from pipelines.plan_cluster import _replicas_hint, copies_of
+from pipelines.plan_groups import Share, left_out, on_share, share_of
 from pipelines.plan_live import measure, sizes_to_measure
 from pipelines.plan_queue import Service, joined_services
 from pipelines.plan_show import text_of
@@ -126,11 +130,12 @@ def test_a_network_that_fills_its_batches_is_told_of():
     """Its batch of one takes as long as that of four."""
     from pipelines.graph import load_graph
 
-    graph = load_graph("configs/graphs/live.yaml", STAGES, ["backbone.batch=4", "heads.batch=4"])
+    graph = load_graph("configs/graphs/live.yaml", STAGES, ["backbone.least=null", "heads.least=null"])
     padded = replace(FAST, seconds={1: (0.05,), 4: (0.05,)})
     (hint,) = planned(padded, graph, PlanConfig()).hints
-    assert "A single frame takes as long as 4" in hint and "--set backbone.batch=1 --set heads.batch=1" in hint
+    assert "A single frame takes as long as 4" in hint and "--set backbone.least=2 --set heads.least=2" in hint
     assert not planned(FAST, graph, PlanConfig()).hints
+    assert not planned(padded, load_graph("configs/graphs/live.yaml", STAGES), PlanConfig()).hints
 
 
 @pytest.mark.parametrize("load, told", [(0.0, False), (4.0, False), (4.1, True), (30.0, True)])
@@ -144,6 +149,52 @@ def test_all_stages_in_one_process():
     graph = fused(load_graph("configs/graphs/offline.yaml", STAGES), 2)
     (group,) = graph.placement
     assert group.stages[0] == "decode" and graph.stages[0].kind is STAGES["receive"] and group.num_cpus == 2.0
+
+
+def placed(*groups: dict, stages: tuple[str, ...] = ("receive", "sleep")) -> Graph:
+    split = [{"stages": list(stages)}] if len(groups) == 1 else [{"stages": [stage]} for stage in stages]
+    placement = tuple(Placement(stages=tuple(one["stages"]), **own) for one, own in zip(split, groups, strict=True))
+    return replace(sleepy(), placement=placement)
+
+
+@pytest.mark.parametrize("groups, share, left", [
+    pytest.param([{"num_cpus": 2.0}], Share(1, 2.0), [], id="one process"),
+    pytest.param([{"num_cpus": 2.0, "replicas": 3}], Share(3, 2.0), [], id="replicas"),
+    pytest.param([{"num_cpus": 0.5, "replicas": 4}], Share(4, 0.5), ["0.5 of a CPU"], id="less than a CPU each"),
+    pytest.param([{"num_cpus": 1.0}, {"num_cpus": 2.0}], Share(1, 3.0), ["1 x 'receive'; 1 x 'sleep'"], id="groups"),
+    pytest.param([{"num_cpus": 1.0, "replicas": 2}, {"num_cpus": 2.0, "replicas": 5}], Share(2, 6.0),
+                 ["split into 2 groups (2 x 'receive'; 5 x 'sleep')"], id="groups with replicas"),
+])  # fmt: skip
+def test_what_a_placement_amounts_to(groups, share, left):
+    graph = placed(*groups)
+    assert share_of(graph) == share
+    assert len(left_out(graph)) == len(left)
+    assert all(said in sentence for said, sentence in zip(left, left_out(graph), strict=True))
+
+
+def test_what_is_not_in_the_forecast_is_said_with_it():
+    told = left_out(placed({"num_cpus": 1.0}, {"num_cpus": 1.0}))
+    found = replace(plan_of(), left_out=told)
+    assert told[0] in text_of(found) and as_json(found)["left_out"] == list(told)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to CPUs")
+def test_a_process_is_measured_on_its_share():
+    before = os.sched_getaffinity(0)
+    with on_share(Share(1, 1.0)):
+        assert os.sched_getaffinity(0) == before, "nobody else wants the rest"
+    with on_share(Share(2, 0.5)):
+        assert len(os.sched_getaffinity(0)) == 1
+    with pytest.raises(StageError), on_share(Share(2, len(before) / 2)):
+        assert len(os.sched_getaffinity(0)) == max(1, round(len(before) / 2))
+        raise StageError("whatever")
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.parametrize("asked, copies, told", [(1, 1, False), (3, 3, False), (1, 3, True), (4, 2, True)])
+def test_processes_that_nobody_asked_for_are_told_of(asked, copies, told):
+    hints = _replicas_hint(asked, copies, 4)
+    assert bool(hints) == told and all(f"replicas: {copies} and num_cpus: 4" in hint for hint in hints)
 
 
 @pytest.mark.parametrize("wants, nodes, copies", [
@@ -179,6 +230,7 @@ def test_a_process_of_a_cluster_is_measured(cluster, in_time):
     pytest.param(["--fps", "nan"], "fps is nan, expected 0.1 to 1000", id="rate"),
     pytest.param(["--network", "no.yaml"], "no.yaml: no such file", id="network"),
     pytest.param(["--set", "backbone.bach=1"], "backbone.bach: no such setting. Did you mean batch?", id="setting"),
+    pytest.param(["--replicas", "0"], "replicas is 0, expected 1 to 1024", id="no replica"),
     pytest.param(["--address", "auto", "--verify"], "--verify: tries cameras on this machine", id="verify elsewhere"),
 ])  # fmt: skip
 def test_wrong_words(words, message, capsys):
@@ -187,11 +239,14 @@ def test_wrong_words(words, message, capsys):
 
 
 def test_the_command(tmp_path, capsys):
-    words = ["--size", "96x64", "--fps", "5", "--p95", "60s", "--seconds", "0.45", "--set", "batching.frames=1"]
+    words = ["--size", "96x64", "--fps", "5", "--p95", "60s", "--seconds", "0.45", "--set", "batching.frames=1",
+             "--replicas", "2"]  # fmt: skip
     assert main(["plan", *words, "--verify", "--json", str(tmp_path / "out" / "plan.json")]) == 0
     printed = capsys.readouterr()
     told = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert printed.out.startswith(f"{told['fits']} camera")
+    assert f"{told['fits_per_process']} in each of 2 processes" in printed.out
+    assert told["processes"] == 2 and told["fits"] == 2 * told["fits_per_process"]
     assert told["measured"]["cameras"] >= 1 and set(told["measured"]["errors"]) == {"fps_out", "p50", "p95"}
     assert "Tried with " in printed.out and "turn 3 of 3" in printed.err
     assert "measuring batches of every size" in printed.err and "backbone" in told["service"]["stages_ms"]

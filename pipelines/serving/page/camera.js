@@ -2,7 +2,7 @@
 
 import { draw } from "./pictures.js";
 import { ask, pictures, socketAddress, streamPath } from "./server.js";
-import { digits, dropped, duration, milliseconds, number, say, shown, stateOf } from "./text.js";
+import { digits, dropped, duration, milliseconds, number, say, shown, stateOf, tracksNow } from "./text.js";
 import { showPicture, showState } from "./tiles.js";
 import { Timeline, TrackHistory } from "./timeline.js";
 
@@ -152,7 +152,7 @@ function figures(status) {
     ["Frames a second", `${digits(status.fps_out, 1)} of ${digits(status.fps_in, 1)}`],
     ["Latency p50", milliseconds(status.latency_ms?.p50)],
     ["Latency p95", milliseconds(status.latency_ms?.p95)],
-    ["Tracks now", digits(status.tracks)],
+    ["Tracks now", tracksNow(status)],
     ["Size", number(status.width) === null ? "–" : `${digits(status.width)} × ${digits(status.height)}`],
     ["Frames in", digits(frames.in)],
     ["out", digits(frames.out), "part"],

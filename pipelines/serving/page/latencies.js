@@ -34,9 +34,9 @@ export class Latencies {
     for (const [key, color] of [["p95", "--wait"], ["p50", "--accent"]]) {
       context.strokeStyle = style.getPropertyValue(color);
       context.lineWidth = 2;
-      const known = points.filter((point) => point[key] !== null);
       const along = ({ at }) => (1 - (now - at) / SPAN_MS) * width;
-      line(context, known.map((point) => [along(point), height - 2 - (point[key] / most) * (height - 4)]));
+      for (const run of runs(points, key))
+        line(context, run.map((point) => [along(point), height - 2 - (point[key] / most) * (height - 4)]));
     }
     for (const share of [0.5, 1]) {
       const text = milliseconds(most * share);
@@ -46,6 +46,16 @@ export class Latencies {
       context.fillText(text, 2, heightOf(share) + 13);
     }
   }
+}
+
+/** Points that follow each other and have a value: while a camera is away there is none, and no line. */
+function runs(points, key) {
+  const found = [[]];
+  for (const point of points) {
+    if (point[key] !== null) found.at(-1).push(point);
+    else if (found.at(-1).length > 0) found.push([]);
+  }
+  return found.filter((run) => run.length > 0);
 }
 
 /** The next of 1, 2, 4, 10, 20, 40, 100, ... */

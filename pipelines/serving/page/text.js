@@ -55,6 +55,11 @@ export function duration(seconds) {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
 }
 
+/** How many tracks its picture shows: of a camera that is away there is none, whatever the last one showed. */
+export function tracksNow(status) {
+  return stateOf(status) === "live" ? digits(status.tracks) : "–";
+}
+
 export function stateOf(status) {
   return STATES.includes(status.state) ? status.state : "failed";
 }

@@ -1,6 +1,6 @@
 /* The grid: a tile for each camera, its newest picture and what can be said of it. */
 
-import { digits, dropped, latency, number, say, shown, stateOf, stateText } from "./text.js";
+import { digits, dropped, latency, number, say, shown, stateOf, stateText, tracksNow } from "./text.js";
 
 export const MOST_TILES = 200;
 const WITHOUT_PICTURE_MS = 5000; // how often one is asked for that a camera without frames may have left
@@ -96,7 +96,7 @@ class Tile {
     const came = number(status.fps_in) === null ? "" : ` of ${digits(status.fps_in, 1)}`;
     this.#fact("fps", digits(status.fps_out, 1), came);
     this.#fact("latency", latency(status));
-    this.#fact("tracks", digits(status.tracks));
+    this.#fact("tracks", tracksNow(status));
     const { total, reasons } = dropped(status);
     this.#fact("dropped", digits(total));
     const list = this.node.querySelector(".reasons");

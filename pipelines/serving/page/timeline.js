@@ -13,7 +13,8 @@ const LONGEST_GAP_S = 5; // between two frames that both show a track
 export class TrackHistory {
   #tracks = new Map(); // id -> { id, label, score, spells: [[from, to], ...] }
   #shown = new Set(); // ids of the frame before
-  now = 0;
+  #heard = 0; // performance.now() of it
+  now = 0; // when it was captured, by the server's clock
 
   /** Take in a record of the tracks stream; what is not one is left out. */
   add(record) {
@@ -22,6 +23,7 @@ export class TrackHistory {
     if (time < this.now - LONGEST_GAP_S) this.clear(); // the camera's clock was put back
     const continued = time - this.now <= LONGEST_GAP_S;
     this.now = Math.max(this.now, time);
+    this.#heard = performance.now();
     const ids = new Set();
     for (const instance of record.instances.slice(0, MOST_INSTANCES)) {
       const id = instance?.track_id;
@@ -33,10 +35,17 @@ export class TrackHistory {
     this.#forget();
   }
 
-  /** The tracks of the span: those in the picture first, then by when they were last seen. */
-  rows() {
+  /** What time it is where the records come from: it goes on when they do not. */
+  get clock() {
+    return this.now === 0 ? 0 : this.now + (performance.now() - this.#heard) / 1000;
+  }
+
+  /** The tracks of the span before `now`: those in the picture first, then by when they were last seen. */
+  rows(now = this.now) {
+    const flows = now - this.now <= LONGEST_GAP_S; // after that the last picture is no picture of now
     return [...this.#tracks.values()]
-      .map((track) => ({ ...track, here: this.#shown.has(track.id), last: track.spells.at(-1)[1] }))
+      .map((track) => ({ ...track, here: flows && this.#shown.has(track.id), last: track.spells.at(-1)[1] }))
+      .filter(({ last }) => last >= now - SPAN_S)
       .sort((a, b) => b.here - a.here || (a.here ? a.id - b.id : b.last - a.last));
   }
 
@@ -82,7 +91,8 @@ export class Timeline {
   }
 
   draw(history) {
-    const tracks = history.rows();
+    const now = history.clock;
+    const tracks = history.rows(now);
     const ids = new Set(tracks.map(({ id }) => id));
     for (const [id, row] of this.#rows) {
       if (ids.has(id)) continue;
@@ -93,7 +103,7 @@ export class Timeline {
       const row = this.#rows.get(track.id) ?? this.#make(track.id);
       const there = this.#body.children[place] ?? null;
       if (there !== row.node) this.#body.insertBefore(row.node, there);
-      row.update(track, history.now);
+      row.update(track, now);
     });
   }
 
