@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from operators.boxes import box_iou
@@ -65,6 +64,8 @@ class BoxTracks:
 def match(overlap: Tensor, min_iou: float) -> tuple[Tensor, Tensor]:
     """Pair detections with tracks, one to one, for the largest total of overlap (N, M); then drop pairs below
     `min_iou`. Rows and columns of the pairs, (n,) int64 each."""
+    from scipy.optimize import linear_sum_assignment  # here: 0.4 s of CPU that every replica would begin with
+
     values = overlap.double().cpu().numpy()
     rows, columns = linear_sum_assignment(values, maximize=True)
     kept = values[rows, columns] >= min_iou

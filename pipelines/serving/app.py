@@ -14,20 +14,37 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import serve
+from ray import cloudpickle, serve
 from ray.serve.config import RequestRouterConfig
 
 from operators.cpus import usable_cpus
 from pipelines.demand import totals
 from pipelines.graph import RunContext
 from pipelines.placement import Placement
+from pipelines.serving import routing
 from pipelines.serving.config import ServeConfig, read_config
 from pipelines.serving.deployed import deployed
 from pipelines.serving.ingress import Ingress
 from pipelines.serving.later import Later
 from pipelines.serving.owner import RELEASE_S, Owner
 
-ROUTER = RequestRouterConfig(request_router_class="pipelines.serving.routing:OwnerRouter")
+
+def _router() -> RequestRouterConfig:
+    """OwnerRouter by value, under its base's name: `serve status` and the dashboard import what they are named, and
+    need not have this code."""
+    cloudpickle.register_pickle_by_value(routing)
+    try:
+        router = cloudpickle.dumps(routing.OwnerRouter)
+    finally:
+        cloudpickle.unregister_pickle_by_value(routing)
+    base = routing.ConsistentHashRouter
+    named = {"request_router_class": f"{base.__module__}:{base.__name__}"}
+    return RequestRouterConfig.from_serialized_request_router_cls(named, router)
+
+
+ROUTER = _router()
+HEALTH_S = 1.0
+"""Serve notices a process that died with its next look, so often. A look costs less than a millisecond."""
 MOST_CALLS = 4096
 """Under way at once in a process: a socket is one, for as long as it is open."""
 
@@ -46,7 +63,8 @@ def build(args: Mapping[str, Any] | ServeConfig) -> serve.Application:
     owner = _deployment(Owner, f"{name}-0", groups[0], config.surge_percent).bind(config, served, *later)
     ingress = serve.deployment(Ingress, name="ingress").options(
         num_replicas=config.num_ingress, max_ongoing_requests=MOST_CALLS, ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=5.0, health_check_period_s=2.0,
+        graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=5.0, health_check_period_s=HEALTH_S,
+        max_surge_percent=100,          # it asks for no CPU: a new one answers before the old one is stopped
     )  # fmt: skip
     return ingress.bind(config, owner)
 
@@ -56,7 +74,7 @@ def _deployment(cls: type, name: str, group: Placement, surge: int) -> serve.Dep
     resources = {"num_cpus": group.num_cpus, "num_gpus": group.num_gpus, "resources": dict(group.resources)}
     return serve.deployment(cls, name=name).options(
         num_replicas=group.replicas, ray_actor_options={**resources, "runtime_env": {"env_vars": _ENVIRONMENT}},
-        max_ongoing_requests=MOST_CALLS, request_router_config=ROUTER, health_check_period_s=2.0,
+        max_ongoing_requests=MOST_CALLS, request_router_config=ROUTER, health_check_period_s=HEALTH_S,
         health_check_timeout_s=20.0, graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=RELEASE_S + 10,
         max_surge_percent=surge,
     )  # fmt: skip

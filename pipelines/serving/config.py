@@ -8,7 +8,7 @@ State:  none; nothing heavy is imported here, because the process that answers H
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from operators.live.addresses import AllowList
@@ -55,7 +55,7 @@ class ServeConfig:
     """Of the replicas, so many more while they are replaced by those of a new version. 0: each is stopped first, and
     its streams pause where there is no other; 100: a new one is ready before, which wants free CPUs and memory."""
     num_ingress: int = 1
-    """Processes that answer HTTP."""
+    """Processes that answer HTTP. All of them give the same; the limits of `guard` are those of each."""
     host: str = "127.0.0.1"
     """Where Serve listens, for the guard alone: elsewhere than on this machine it wants tokens. The same as
     http_options.host of the file."""
@@ -76,7 +76,7 @@ class ServeConfig:
 
     def specs(self) -> list[StreamSpec]:
         """The cameras that are there from the start. Raises ConfigError, NotAllowed."""
-        specs = [self.spec(name, url) for name, url in self.cameras.items()]
+        specs = [replace(self.spec(name, url), declared=True) for name, url in self.cameras.items()]
         for spec in specs:
             self.own_allow.check(spec.url)
         return specs

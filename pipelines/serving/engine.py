@@ -51,6 +51,10 @@ class Batch:
     failure: str | None = None
     lost: tuple[str, ...] = ()
     """Groups that do not know the stream any more: they began anew, or another replica was asked."""
+    taken: int = 0
+    """Frames that were taken from the stream's queue, with this batch and before."""
+    behind: int = 0
+    """Index behind the last of them."""
 
 
 Onward = Callable[[Batch], None]
@@ -227,7 +231,8 @@ class Engine:
         """A batch came through the first group."""
         states = {} if done.state is None else {self.names[0]: done.state}
         begin, stream.begin = (stream.begin, {}) if self._onward else ({}, stream.begin)
-        batch = Batch(stream.id, done.records, begin, snapshot, states, closing, done.failure)
+        taken, behind = stream.queue.counts().taken, self._tap.behind(stream.id)
+        batch = Batch(stream.id, done.records, begin, snapshot, states, closing, done.failure, (), taken, behind)
         if done.ended is not None:
             with self.news:
                 error = done.ended.error
@@ -249,7 +254,11 @@ class Engine:
             if batch.snapshot and batch.states.keys() >= set(self._keyed):
                 stream.states = stream.untold_states = dict(batch.states)
             for group in batch.lost:
-                stream.begin[group], stream.to_settle = stream.states.get(group), "restarted"
+                stream.begin[group] = stream.states.get(group)
+            if batch.lost:
+                stream.lose(batch.taken, batch.behind, "restarted")
+            elif batch.failure is not None or (stream.phase == "new" and stream.started):
+                stream.lose(batch.taken, batch.behind, "failed")
             if batch.failure is not None and stream.phase == "live":
                 stream.stumbled(batch.failure)
             elif stream.phase == "live" and stream.verdict is not None:
@@ -264,8 +273,8 @@ class Engine:
 
     def _give(self, stream: Owned, tracks: FrameTracks) -> None:
         index = tracks.info.index
-        if index < stream.base.given:
-            return              # it was held back when a snapshot was taken, and came out before the owner died
+        if index < stream.floor:
+            return              # it was held back when a snapshot was taken, and came out, or counts as lost, since
         frame, captured_at = self._tap.taken(stream.id, index)
         stream.out += 1
         stream.since_snapshot += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -42,38 +43,47 @@ class View:
 
     def __init__(self, app: str) -> None:
         self._app = app
-        self._lock = asyncio.Lock()
-        self._at = 0.0
+        self._asking: asyncio.Future[None] | None = None
+        self._at = -math.inf
         self._overview = Overview((), {}, 0, 0)
         self.closing = False
         """The server, or this process of it, ends."""
 
     async def overview(self, max_age_s: float = FRESH_S) -> Overview:
         """Raises ray.exceptions.RayError where the registry cannot be reached."""
-        async with self._lock:
-            if time.monotonic() - self._at > max_age_s:
-                self._overview = await call_registry(self._app, "overview")
-                self._at = time.monotonic()
-                self.closing = self.closing or self._overview.closing
-            return self._overview
+        oldest = time.monotonic() - max_age_s
+        while self._at < oldest:
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.ensure_future(self._ask())
+            await asyncio.shield(self._asking)          # one question under way, whoever of its askers gives up
+        return self._overview
+
+    async def _ask(self) -> None:
+        at = time.monotonic()
+        self._overview = await call_registry(self._app, "overview")
+        self._at = at
+        self.closing = self.closing or self._overview.closing
 
     async def status(self, stream: str, max_age_s: float = FRESH_S) -> Status:
         """Its Status; waits while the registry has not heard of all streams yet. Raises UnknownStream."""
+        asked_at = time.monotonic()
         while True:
             overview = await self.overview(max_age_s)
             for status in overview.statuses:
                 if status["id"] == stream:
                     return status
-            if overview.settled:
+            if not overview.settled:
+                await asyncio.sleep(FRESH_S)
+            elif self._at >= asked_at:
                 raise UnknownStream(f"There is no stream '{stream}'.")
-            await asyncio.sleep(FRESH_S)
+            max_age_s = 0.0                 # it may have been registered since, by another process
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """A method of the registry; what is known of it is old afterwards."""
         try:
             return await call_registry(self._app, method, *arguments)
         finally:
-            self._at = 0.0
+            self._at = -math.inf
 
 
 @dataclass
@@ -201,6 +211,8 @@ class Hub:
                 elif owner is None and stream in known and _state(overview, stream) in ("ended", "failed"):
                     self._end(feed)
             await asyncio.sleep(0.1)
+        for feed in self._feeds.values():       # nobody waits for what will not come
+            feed.ring()
 
     async def _follow(self, owner: str) -> None:
         """Ask an owner for its streams until there is none left that somebody looks at."""

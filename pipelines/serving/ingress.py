@@ -31,6 +31,9 @@ from pipelines.serving.streams import PlanFull, StreamTaken, UnknownStream
 
 log = logging.getLogger(__name__)
 
+DECLARE_S = 2.0
+"""So often the cameras of the settings are named to the registry, which may be a new one that knows none; and it is
+asked how things stand, whether or not somebody looks: the server may be about to end."""
 PATIENCE_S = 15.0
 """Longest wait for a stream to have an owner."""
 
@@ -146,13 +149,13 @@ class Ingress:
         self._backend.view.closing = True
 
     async def _register(self) -> None:
-        for spec in await asyncio.to_thread(self._backend.config.specs):
-            while True:
-                try:
-                    await self._backend.view.call("register", spec)
-                except StreamTaken:
-                    pass                    # it was there before this process
-                except (PlanFull, ray.exceptions.RayError):
-                    await asyncio.sleep(0.5)
-                    continue
-                break
+        specs, known = await asyncio.to_thread(self._backend.config.specs), 0.0
+        while True:
+            try:
+                known = await self._backend.view.call("declare", specs, known)
+                await self._backend.view.overview()
+                await asyncio.sleep(DECLARE_S)
+            except ray.exceptions.RayTaskError:     # its own fault: it may be of another version of this code
+                raise
+            except (PlanFull, ray.exceptions.RayError):
+                await asyncio.sleep(0.5)

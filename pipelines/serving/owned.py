@@ -60,6 +60,8 @@ class Owned:
         self.out = 0
         self.lost: Counter[str] = Counter()
         """Frames taken that gave no result, by reason: failed (a stage did), restarted (a later group died)."""
+        self.floor = opening.account.given
+        """Earlier frames than this were given out, or count as lost: a stage that is restored may hold some of them."""
         self.to_settle: str | None = None
         """What is missing is to be counted as lost, for this reason, as soon as nothing is under way."""
         self.next_index = opening.account.given
@@ -88,19 +90,28 @@ class Owned:
     def settle(self) -> None:
         """With nothing under way: what was taken and did not come out is lost, if there is a reason for it."""
         if self.to_settle is not None and not self.under_way:
-            missing = self.queue.counts().taken - self.out - sum(self.lost.values())
-            self.lost[self.to_settle] += max(missing, 0)
+            self.lose(self.queue.counts().taken, self.floor, self.to_settle)
             self.to_settle = None
 
+    def lose(self, taken: int, behind: int, reason: str) -> None:
+        """Of the first `taken` frames, all earlier than `behind`, those that have not come out never will: also not
+        from a stage that is restored, and had held some of them back."""
+        base = self.base
+        held_before = base.frames_in - base.out - sum(base.dropped.values())
+        self.lost[reason] += max(held_before + taken - self.out - sum(self.lost.values()), 0)
+        self.floor = max(self.floor, behind)
+
     def stumbled(self, reason: str) -> None:
-        """A stage failed on it: it begins again from its last snapshot after a while, or is given up."""
+        """A stage failed on it: it begins again from its last snapshot after a while, or is given up. From nothing
+        where a snapshot gave no result: it may hold the very frame that the stage fails on."""
+        no_good = self.failures > 0 and not self.good_frames
         self.failures = self.failures + 1 if self.good_frames < GOOD_FRAMES else 1
-        self.good_frames, self.to_settle = 0, "failed"
+        self.good_frames = 0
         if self.failures >= MAX_FAILURES:
             self.finish("failed", reason)
             return
         self.phase, self.not_before = "new", time.monotonic() + 0.2 * 2 ** self.failures
-        self.begin = {name: self.states.get(name) for name in self._groups}
+        self.begin = {name: None if no_good else self.states.get(name) for name in self._groups}
 
     def finish(self, state: Literal["ended", "failed"], reason: str) -> None:
         """It is over, for this reason."""
@@ -119,7 +130,7 @@ class Owned:
         # behind every frame that came: more of them may have left the graph by the time this is needed
         index = max(self.next_index, base.next_index + counts.frames_in)
         frames_in, out = base.frames_in + counts.frames_in, base.out + self.out
-        return Account(frames_in, out, dropped, self._reconnects(), index, self.next_index)
+        return Account(frames_in, out, dropped, self._reconnects(), index, max(self.next_index, self.floor))
 
     def dropped(self) -> dict[str, int]:
         return self._dropped(self.queue.counts().dropped)

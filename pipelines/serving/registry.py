@@ -3,7 +3,7 @@
 In:     from the ingress: streams to register and to remove; from each owner (a replica of the first group), twice a
         second, what became of its streams, with snapshots, by value: an object of a dead owner would be lost with it
 Out:    to each owner what to open and what to let go; to the ingress who has which stream, and the last word on each
-State:  an entry a stream with its last snapshot; when each owner was last heard
+State:  an entry a stream with its last snapshot; when each owner was last heard; which cameras the settings name
 Limits: `max_streams` of one owner; an owner that is not heard for AWAY_S loses its streams, one whose actor is dead at
         once. The registry's own death loses nothing: owners tell the next one what they have
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipelines.serving.streams import (
@@ -108,6 +108,7 @@ class Registry:
         self._owners: dict[str, Owner] = {}
         self._removed: dict[str, float] = {}
         """Streams that were removed -> when they had been made: an owner that still has one is to drop it."""
+        self._declared: dict[str, StreamSpec] = {}
         self._closing = False
         self._made_at = clock()
 
@@ -132,6 +133,40 @@ class Registry:
         self._assign()
         return entry.status
 
+    def declare(self, specs: Sequence[StreamSpec], known: float = 0.0) -> float:
+        """The cameras of the settings: those that were not named before, or otherwise, are registered, those that are
+        not named any more removed. What is named as before is left alone: a camera that somebody removed stays away.
+
+        Gives the time at which this registry was made; `known`, the one that was given before: nothing is done.
+        Raises PlanFull where not all could be registered: declare them again.
+        """
+        if known == self._made_at or (known and not self._settled()):
+            return known
+        named = {spec.id: spec for spec in specs}
+        for name in [name for name, entry in self._entries.items() if entry.spec.declared and name not in named]:
+            self.remove(name)
+        self._declared = {name: spec for name, spec in self._declared.items() if name in named}
+        for name, spec in named.items():
+            if name in self._declared and self._declared[name].asks_as(spec):
+                continue
+            entry = self._entries.get(name)
+            if entry is not None and entry.spec.asks_as(spec):
+                entry.spec = replace(entry.spec, declared=True)
+            else:
+                self._replace(spec)
+            self._declared[name] = spec
+        return self._made_at
+
+    def _replace(self, spec: StreamSpec) -> None:
+        """The stream of this id, if there is one, ends; this one begins. Raises PlanFull; then nothing has changed."""
+        before = self._entries.pop(spec.id, None)
+        try:
+            self.register(spec)
+        except PlanFull:
+            if before is not None:
+                self._entries[spec.id] = before
+            raise
+
     def remove(self, stream: str) -> Status:
         """Forget a stream; its owner drops it with its next word. Raises UnknownStream."""
         entry = self._entries.pop(stream, None)
@@ -149,7 +184,7 @@ class Registry:
         owners = {name: entry.owner for name, entry in self._entries.items() if entry.owner}
         statuses = tuple(entry.status for entry in self._entries.values())
         return Overview(statuses, owners, len(self._owners), max(self._room(), 0), self._closing,
-                        settled=self._clock() - self._made_at > SETTLED_S)
+                        settled=self._settled())
 
     def close(self) -> None:
         """The server ends: every owner lets its streams go, and nobody takes them."""
@@ -219,6 +254,9 @@ class Registry:
             if entry.owner is None and load and entry.status.get("state") not in ("ended", "failed"):
                 entry.owner = min(load, key=load.__getitem__)
                 load[entry.owner] += 1
+
+    def _settled(self) -> bool:
+        return self._clock() - self._made_at > SETTLED_S
 
     def _room(self) -> int:
         return sum(owner.most for owner in self._owners.values() if not owner.leaving) - len(self._entries)

@@ -33,6 +33,8 @@ UNKNOWN, NOT_PUSHED = 4404, 4409
 EARLIEST = 946_684_800.0
 """The year 2000: an older capture time is a clock that was never set."""
 AHEAD_S = 60.0
+LOOK_S = 0.5
+"""A client that says nothing is told that the server ends, so late at most."""
 
 
 @router.websocket("/streams/{stream}/tracks")
@@ -70,8 +72,7 @@ async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"
             await _tell(socket, f"The stream '{stream}' is pulled from its address; nothing can be pushed into it.")
             await _close(socket, NOT_PUSHED)
             return
-        while not backend.hub.closing:
-            message = await socket.receive()
+        while (message := await _next(socket, backend.hub)) is not None:
             if message["type"] == "websocket.disconnect":
                 return
             if message.get("text") == "end":
@@ -101,6 +102,18 @@ async def _push(backend: Any, stream: str, kind: str, data: bytes | None) -> str
     if not math.isfinite(timestamp) or not EARLIEST < timestamp < time.time() + AHEAD_S:
         return f"The capture time {timestamp!r} is none: expected Unix seconds up to now, or 0 for now."
     return await backend.at_owner(stream, "push", kind, data[8:], timestamp)
+
+
+async def _next(socket: WebSocket, hub: Any) -> Any:
+    """The client's next message; None once the server ends."""
+    receiving = asyncio.ensure_future(socket.receive())
+    try:
+        while not hub.closing:
+            if (await asyncio.wait({receiving}, timeout=LOOK_S))[0]:
+                return receiving.result()
+        return None
+    finally:
+        receiving.cancel()
 
 
 async def _until_gone(socket: WebSocket) -> None:

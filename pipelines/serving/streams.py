@@ -49,6 +49,8 @@ class StreamSpec:
     or (block) the source, which waits."""
     queue: int = 8
     """Frames that may wait. More: fewer are dropped in a burst, later results under load."""
+    declared: bool = False
+    """It stands in the settings: a new version of them that does not name it ends it."""
     created_at: float = field(default_factory=time.time)
     """Unix time; tells two streams that had the same id one after the other apart."""
 
@@ -65,6 +67,10 @@ class StreamSpec:
     @property
     def kind(self) -> Kind:
         return "push" if self.url is None else "pull"
+
+    def asks_as(self, other: StreamSpec) -> bool:
+        """Whether both ask for the same, whenever they were made."""
+        return (self.id, self.url, self.policy, self.queue) == (other.id, other.url, other.policy, other.queue)
 
 
 @dataclass(frozen=True)

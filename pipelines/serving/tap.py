@@ -25,6 +25,7 @@ class Tap:
         self.kept: set[str] = set()
         """Streams that the other stages begin anew while their source goes on: its frames keep their numbers."""
         self._frames: dict[str, deque[tuple[Frame, float | None]]] = {}
+        self._behind: dict[str, int] = {}
         self._most = 64
 
     def on(self, spec: StageSpec, most: int) -> StageSpec:
@@ -43,7 +44,12 @@ class Tap:
             if isinstance(record, Frame):
                 kept = self._frames.setdefault(record.info.stream, deque(maxlen=self._most))
                 kept.append((record, self.stage.captured_at(record.info.stream, record.info.index)))
+                self._behind[record.info.stream] = record.info.index + 1
         return records
+
+    def behind(self, stream: str) -> int:
+        """Index behind the last frame that was given; 0 before the first one."""
+        return self._behind.get(stream, 0)
 
     def taken(self, stream: str, index: int) -> tuple[Frame | None, float | None]:
         """The frame of a result and when it was captured; those before it are let go."""
@@ -69,4 +75,5 @@ class Tap:
         if stream in self.kept:
             return []
         self._frames.pop(stream, None)
+        self._behind.pop(stream, None)
         return self.stage.close(stream)

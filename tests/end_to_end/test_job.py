@@ -1,21 +1,29 @@
-"""`ray job submit`: a fresh cluster of two nodes on this machine, with a token, as a user starts one; two jobs."""
+"""`ray job submit` and `serve deploy`: a fresh cluster of two nodes on this machine, with a token, as a user starts
+one; two jobs, and cameras."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import requests
+import yaml
 
+from operators.shapes import PRESETS, write_videos
 from operators.weights import read_weights
+from pipelines.client import Client
+from pipelines.config import load_yaml
 from tests.trainers.small_runs import ROOT, write_run
 from trainers.curves import read_metrics
 
@@ -37,9 +45,18 @@ class Cluster:
 
     def submit(self, *command: object, working_dir: Path = ROOT) -> subprocess.CompletedProcess:
         """As a user types it; waits for the job to end, its log in stdout."""
-        line = [BIN / "ray", "job", "submit", "--address", self.dashboard, "--working-dir", working_dir, "--", *command]
-        return subprocess.run([str(word) for word in line], cwd=ROOT, env=self.environment, timeout=JOB_S, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        return self._run(ROOT, "ray", "job", "submit", "--address", self.dashboard, "--working-dir", working_dir, "--",
+                         *command)  # fmt: skip
+
+    def serve(self, command: str, *options: object) -> str:
+        """What `serve` prints, from a folder without the code."""
+        done = self._run(Path("/"), "serve", command, "--address", self.dashboard, *options)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def _run(self, folder: Path, tool: str, *words: object) -> subprocess.CompletedProcess:
+        return subprocess.run([str(BIN / tool), *map(str, words)], cwd=folder, env=self.environment, timeout=JOB_S,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +174,43 @@ def test_a_job_that_wants_more_than_there_is_fails_with_one_sentence(cluster, co
     assert "workers want 4 CPUs, the cluster has 2. Lower workers.num_workers" in job.stdout
     assert "Traceback" not in job.stdout
     assert not (config.parent / "refused" / "metrics.jsonl").exists()
+
+
+def test_cameras_are_deployed_on_machines_without_the_code(cluster, tmp_path):
+    """It travels as a zip that the file names; `serve status` and `serve shutdown` know nothing of it."""
+    (video,) = write_videos(tmp_path, replace(PRESETS["medium"], width=128, height=96, num_frames=24), 34, num_clips=1)
+    (port,) = free_ports(1)
+    deployment = load_yaml(ROOT / "configs/deployments/live.yaml")
+    (app,) = deployment["applications"]
+    deployment["http_options"]["port"] = port
+    app["runtime_env"] = {"working_dir": zipped_code(tmp_path).as_uri()}
+    app["args"] |= {"cameras": {"door": video.as_uri()}, "policy": "block"}
+    file = tmp_path / "cameras.yaml"
+    file.write_text(yaml.safe_dump(deployment))
+    cluster.serve("deploy", file)
+    wait_for(lambda: requests.get(f"http://127.0.0.1:{port}/streams/door", timeout=JOB_S).json()["state"] == "ended")
+    with Client(f"http://127.0.0.1:{port}") as client:
+        assert [record["frame"] for record in client.tracks("door", after=-1)] == list(range(24))
+    assert "status: RUNNING" in cluster.serve("status")
+    cluster.serve("shutdown", "--yes")
+    wait_for(lambda: "applications: {}" in cluster.serve("status"))
+
+
+def zipped_code(folder: Path) -> Path:
+    """As docs/live.md says: one folder in a zip."""
+    for name in ("models", "operators", "pipelines", "trainers", "configs"):
+        shutil.copytree(ROOT / name, folder / "zip/maskstream" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return Path(shutil.make_archive(str(folder / "maskstream"), "zip", folder / "zip"))
+
+
+def wait_for(what) -> None:
+    """Until it is true and raises nothing of HTTP or JSON; fails after JOB_S."""
+    until = time.monotonic() + JOB_S
+    while time.monotonic() < until:
+        try:
+            if what():
+                return
+        except (requests.RequestException, KeyError):
+            pass
+        threading.Event().wait(0.3)
+    raise AssertionError(f"did not come true within {JOB_S} s")

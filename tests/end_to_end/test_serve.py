@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def server(
     path = graph_file(tmp_path_factory.mktemp("graph") / "live.yaml", {"stages": whole, "num_cpus": 1, "replicas": 2})
     port = free_port()
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-    args = {"graph": str(path), "device": "cpu", "max_streams": 3,
+    args = {"graph": str(path), "device": "cpu", "max_streams": 3, "num_ingress": 2,
             "allow": {"schemes": ["file"], "folders": [str(video.parent)]}}  # fmt: skip
     serve.run(build(args), name="maskstream", route_prefix="/")
     yield Server(f"127.0.0.1:{port}", video, offline, args)
@@ -309,7 +310,8 @@ def test_the_registry_and_the_ingress_are_killed(server: Server) -> None:
         for message in messages[4:8]:
             frames.send(message)
         eventually(lambda: statuses(server).get("steady", {}).get("frames", {}).get("out") == 8)
-        os.kill(actor_pid("#ingress#"), signal.SIGKILL)
+        for pid in actor_pids("#ingress#"):
+            os.kill(pid, signal.SIGKILL)
         with pytest.raises(ConnectionClosed):
             frames.recv(timeout=PATIENCE_S)
     eventually(lambda: statuses(server))
@@ -318,6 +320,21 @@ def test_the_registry_and_the_ingress_are_killed(server: Server) -> None:
     assert [record["instances"] for record in records] == [record["instances"] for record in server.offline[:8]]
     assert owner_of("steady") == owner and server.status("steady")["frames"]["dropped"] == {}
     server.remove("steady")
+
+
+def test_a_caller_that_gives_up_keeps_nobody_waiting(server: Server) -> None:
+    """While the registry is started, as when the server is: Ray's own way has later calls wait for 30 s."""
+    from pipelines.serving.actors import call_registry, forget_registry
+
+    async def asked() -> bool:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(call_registry("another", "overview"), 0.01)
+        began = time.monotonic()
+        overview = await call_registry("another", "overview")
+        return overview.statuses == () and time.monotonic() - began < 29
+
+    assert asyncio.run(asked())
+    forget_registry("another")
 
 
 def statuses(server: Server) -> dict[str, dict[str, Any]]:
@@ -372,15 +389,20 @@ def owner_of(stream: str) -> str:
 
 def actor_pid(name: str) -> int:
     """The process of the only living actor with this in its name."""
-    from ray._private import state
-
-    alive = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
-    (pid,) = [actor["Pid"] for actor in alive if name in actor["Name"]]
+    (pid,) = actor_pids(name)
     return pid
 
 
+def actor_pids(name: str) -> list[int]:
+    from ray._private import state
+
+    alive = [actor for actor in state.actors().values() if actor["State"] == "ALIVE"]
+    return [actor["Pid"] for actor in alive if name in actor["Name"]]
+
+
 def test_a_new_version_takes_over(server: Server) -> None:
-    """All replicas are replaced, one after the other, by those of other settings: the stream keeps its ids."""
+    """All replicas are replaced, one after the other, by those of other settings: the stream keeps its ids, a camera
+    that the settings name begins, and HTTP is answered all the while."""
     from ray import serve
 
     from pipelines.serving.app import build
@@ -393,8 +415,12 @@ def test_a_new_version_takes_over(server: Server) -> None:
             frames.send(message)
         before = [json.loads(results.recv(timeout=PATIENCE_S)) for _ in range(8)]
     old = owner_of("moved")
-    serve.run(build({**server.args, "min_score": 0.4}), name="maskstream", route_prefix="/")
-    eventually(lambda: owner_of_now("moved") not in (None, old))
+    changed = {**server.args, "min_score": 0.4, "cameras": {"declared": server.video.as_uri()}}
+    with asked_all_the_while(server) as answers:
+        serve.run(build(changed), name="maskstream", route_prefix="/")
+        eventually(lambda: owner_of_now("moved") not in (None, old))
+        eventually(lambda: server.status("declared")["frames"]["out"] > 0)
+    assert set(answers) == {200}
     with server.socket("/streams/moved/tracks?after=-1") as results, server.socket("/streams/moved/frames") as frames:
         for message in messages[8:12]:
             frames.send(message)
@@ -402,7 +428,29 @@ def test_a_new_version_takes_over(server: Server) -> None:
     assert records[:8] == before, "also to whoever had not asked before"
     assert [record["frame"] for record in records] == list(range(12)), "it was handed over: nothing is lost"
     assert [record["instances"] for record in records] == [record["instances"] for record in server.offline[:12]]
-    server.remove("moved")
+    assert server.remove("moved").status_code == server.remove("declared").status_code == 200
+
+
+@contextmanager
+def asked_all_the_while(server: Server) -> Iterator[list[int]]:
+    """What it answers, again and again."""
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.wait(0.1):
+            try:
+                answers.append(server.get("/streams").status_code)
+            except requests.RequestException:
+                answers.append(0)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        asking.join()
 
 
 def owner_of_now(stream: str) -> str | None:
@@ -419,10 +467,11 @@ def test_the_server_ends(server: Server) -> None:
     from pipelines.serving.actors import registry
 
     server.add("last")
-    with server.socket("/streams/last/tracks") as client:
+    with server.socket("/streams/last/tracks") as results, server.socket("/streams/last/frames") as frames:
         ray.get(registry("maskstream").call.remote("close"), timeout=PATIENCE_S)
-        with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=PATIENCE_S)
-    assert closed.value.rcvd.code == 1012
+        for client in (results, frames):
+            with pytest.raises(ConnectionClosed) as closed:
+                client.recv(timeout=PATIENCE_S)
+            assert closed.value.rcvd.code == 1012
     assert server.get("/readyz").status_code == 503 and "shut down" in server.get("/readyz").json()["error"]
     assert server.add("later").status_code == 503

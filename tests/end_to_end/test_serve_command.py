@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import requests
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from operators.shapes import PRESETS, write_videos
 from tests.end_to_end.test_serve import free_port
@@ -46,26 +50,38 @@ def lines(process: subprocess.Popen) -> Iterator[str]:
 
 
 def test_a_camera_from_the_first_word_to_the_last(video: Path, tmp_path: Path) -> None:
-    """It prints where the page is and what becomes of the camera, and ends with 143 after SIGTERM."""
+    """It prints where the page is and what becomes of the camera, and ends with 143 after SIGTERM, though one camera
+    holds its connection open and says nothing, and clients wait."""
     tokens = tmp_path / "tokens"
     tokens.touch(mode=0o600)
     tokens.write_text(f"test {TOKEN}\n")
-    port = free_port()
+    port, silent = free_port(), socket.create_server(("127.0.0.1", 0))
     process = serve("--camera", f"door={video.as_uri()}", "--port", port, "--tokens", tokens, "--queue", 64,
-                    "--policy", "block")  # fmt: skip
+                    "--policy", "block", "--camera", f"silent=tcp://127.0.0.1:{silent.getsockname()[1]}")  # fmt: skip
     try:
         said = lines(process)
         assert any(f"http://localhost:{port}/" in line for line in said)
         assert any(line.startswith("door: ended") for line in said)
         assert requests.get(f"http://127.0.0.1:{port}/streams", timeout=PATIENCE_S).status_code == 401
         known = {"Authorization": f"Bearer {TOKEN}"}
-        (door,) = requests.get(f"http://127.0.0.1:{port}/streams", headers=known, timeout=PATIENCE_S).json()["streams"]
+        at = f"127.0.0.1:{port}/streams"
+        door, _ = requests.get(f"http://{at}", headers=known, timeout=PATIENCE_S).json()["streams"]
         assert (door["id"], door["frames"]["out"], door["frames"]["dropped"]) == ("door", 24, {})
-        process.send_signal(signal.SIGTERM)
-        assert any("Ending" in line for line in said)
+        requests.post(f"http://{at}", headers=known, json={"id": "sent"}, timeout=PATIENCE_S)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(f"ws://{at}/{path}", additional_headers=known,
+                                                   open_timeout=PATIENCE_S))
+                       for path in ("silent/tracks", "sent/tracks", "sent/frames")]  # fmt: skip
+            process.send_signal(signal.SIGTERM)
+            assert any("Ending" in line for line in said)
+            for client in clients:
+                with pytest.raises(ConnectionClosed) as closed:
+                    client.recv(timeout=PATIENCE_S)
+                assert closed.value.rcvd.code == 1012, "come again: the server may be on its way back"
         assert process.wait(PATIENCE_S) == 143
     finally:
         process.kill()
+        silent.close()
 
 
 @pytest.mark.parametrize(

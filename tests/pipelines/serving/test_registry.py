@@ -73,6 +73,69 @@ def test_plan_full_and_taken() -> None:
         scene.registry.remove("x")
 
 
+def declared(name: str, created_at: float = 1.0, **fields) -> StreamSpec:
+    return replace(spec(name, created_at), url=f"rtsp://{name}", declared=True, **fields)
+
+
+def test_no_camera_is_declared() -> None:
+    scene = Scene()
+    scene.sync("a")
+    scene.registry.register(spec("posted"))
+    scene.registry.declare([])
+    assert scene.owners() == {"posted": "a"}
+
+
+def test_the_settings_change_what_they_named() -> None:
+    """Kept: what is named as before. Anew: another address. Ended: no more named. What was posted is nobody else's."""
+    scene = Scene()
+    scene.sync("a", most=8)
+    scene.registry.register(spec("posted"))
+    scene.registry.declare([declared("kept"), declared("moved"), declared("gone")])
+    assert set(scene.owners()) == {"posted", "kept", "moved", "gone"}
+    streams = [told(each) for each in (spec("posted"), declared("kept"), declared("moved"), declared("gone"))]
+    assert scene.sync("a", *streams, most=8).openings == ()
+    scene.registry.declare([declared("kept", 2.0), replace(declared("moved", 2.0), url="rtsp://elsewhere")])
+    orders = scene.sync("a", *streams, most=8)
+    assert set(orders.drop) == {"moved", "gone"}
+    assert [opening.spec.url for opening in orders.openings] == ["rtsp://elsewhere"]
+    assert set(scene.owners()) == {"posted", "kept", "moved"}
+
+
+def test_a_camera_that_was_removed_stays_away_until_the_settings_name_it_otherwise() -> None:
+    scene = Scene()
+    scene.sync("a")
+    known = scene.registry.declare([declared("x")])
+    scene.registry.remove("x")
+    assert scene.registry.declare([declared("x", 2.0)]) == known and not scene.owners()     # another ingress process
+    scene.registry.declare([declared("x", 3.0, queue=2)])
+    assert set(scene.owners()) == {"x"}
+
+
+def test_cameras_find_no_room_and_are_declared_again() -> None:
+    scene = Scene()
+    with pytest.raises(PlanFull, match="No replica is ready"):
+        scene.registry.declare([declared("x")])
+    scene.sync("a", most=1)
+    with pytest.raises(PlanFull, match="1 of 1 streams"):
+        scene.registry.declare([declared("x"), declared("y")])
+    scene.sync("b", most=1)
+    scene.registry.declare([declared("x"), declared("y")])
+    assert scene.owners() == {"x": "a", "y": "b"}
+
+
+def test_a_new_registry_is_told_of_cameras_again_once_owners_have_spoken() -> None:
+    before, scene = Scene(), Scene()
+    before.sync("a")
+    known = before.registry.declare([declared("x"), declared("y")])
+    scene.now = scene.registry._made_at = known + 60       # made later, and empty
+    assert scene.registry.declare([declared("x"), declared("y")], known) == known, "it waits for what owners have"
+    scene.sync("a", told(declared("x")))
+    scene.now += SETTLED_S + 1
+    scene.sync("a", told(declared("x")))
+    assert scene.registry.declare([declared("x", 2.0), declared("y", 2.0)], known) > known
+    assert set(scene.owners()) == {"x", "y"} and scene.sync("a", told(declared("x"))).drop == ()
+
+
 def test_removed_stream_is_dropped_by_its_owner_and_a_new_one_of_its_name_is_opened() -> None:
     scene = Scene()
     scene.sync("a")
