@@ -48,6 +48,8 @@ FRAMES = 4
 """Different pictures, shown round and round."""
 WARM_UP = 2
 """Frames of each form before any is timed: oneDNN makes its kernels on the first."""
+HALVINGS = 20
+"""Of the range of score thresholds, 0 to 1, until about as many instances are found as asked for."""
 PARTS = {
     "backbone": ("backbone",),
     "pyramid": ("fpn",),
@@ -192,12 +194,14 @@ def random_frames(size: tuple[int, int], divisor: int, seed: int = 0) -> list[Im
 
 
 def with_instances(
-    spec: NetworkSpec, network: nn.Module, frames: list[Image], wanted: int, device: torch.device
-) -> Any:
+    spec: NetworkSpec, network: nn.Module, frames: list[Image], wanted: int, device: torch.device,
+    say: Callable[[str], None],
+) -> Any:  # fmt: skip
     """Settings of the detector with a score threshold at which about `wanted` instances are found in the first frame,
     or clip."""
     clips = DETECTORS[spec.name].clips
     seen = [frames[i % len(frames)].pixels for i in range(spec.config.clip_length if clips else 1)]
+    say("first pass, to find a score threshold")
     with torch.inference_mode():
         dense = network.heads(network.features(torch.stack(seen).to(device)))
 
@@ -206,7 +210,8 @@ def with_instances(
             return len(find(network, dense, 0) if clips else find(network, dense, 0, frames[0].size))
 
         low, high = 0.0, 1.0
-        for _ in range(20):
+        for step in range(HALVINGS):
+            say(f"score threshold, {step + 1} of {HALVINGS}")
             middle = (low + high) / 2
             low, high = (middle, high) if count(middle) > wanted else (low, middle)
     return replace(spec.detect, min_score=high)
@@ -246,9 +251,14 @@ def table(results: dict[str, list[dict[str, float]]], whole: str = WHOLE, new: i
             ratios = [a / b for a, b in pairs if b > 0]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    told = [f"{form}: {new / s:.2f} frames/s" + (f" ({seen / s:.2f} counting all {seen} of a clip)" if seen > 1 else "")
+    told = [f"{form}: {_rate(new / s)} frames/s"
+            + (f" ({_rate(seen / s)} counting all {seen} of a clip)" if seen > 1 else "")
             for form, s in wholes.items()]  # fmt: skip
     return "\n".join([*lines, "", "; ".join(told)])
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:.2f}" if per_second >= 1 else f"{per_second:.3g}"
 
 
 def processor() -> str:
@@ -283,15 +293,21 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def say(text: str) -> None:
+    """How far it is, on one line that stays where it is."""
+    print(f"\r{text:<50}", end="", file=sys.stderr, flush=True)
+
+
 def main(words: list[str] | None = None) -> int:
     args = parse(words)
     torch.set_num_threads(args.threads)
     cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if cuda else "cpu")
     spec = read_network(args.network)
+    say("weights, from a seed")
     frames = random_frames(args.size, spec.config.input.divisor)
     plain = random_network(spec).to(device)
-    spec = replace(spec, detect=with_instances(spec, plain, frames, args.instances, device))
+    spec = replace(spec, detect=with_instances(spec, plain, frames, args.instances, device, say))
     fused = inference_form(plain, InferenceConfig(form="fused", dtype=args.dtype, compile=args.compile))
     forms = {"plain, float32": plain, fused.describe(): fused}
     if args.form != "both":
@@ -302,7 +318,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     one = next(iter(runners.values()))
-    results, found = measure(runners, frames, args.repeats, lambda text: print(f"\r{text}   ", end="", file=sys.stderr))
+    results, found = measure(runners, frames, args.repeats, say)
     print(file=sys.stderr)
     machine = torch.cuda.get_device_name(device) if cuda else f"{processor()}, {args.threads} threads"
     print(

@@ -150,6 +150,9 @@ class Positives:
 class CiCo(nn.Module):
     """Parts joined. `num_identities` is taken so that all networks are built alike; clips count their own."""
 
+    soft_masks = True
+    """Masks to learn from may be shares, 0..1: `clip_targets` holds them against a half."""
+
     def __init__(self, config: CiCoConfig, num_identities: int | None = None) -> None:
         super().__init__()
         self.config = config

@@ -106,7 +106,7 @@ def clip_targets(frames: Sequence[FrameTargets]) -> ClipTargets:
 
 
 def quarter(masks: Tensor) -> Tensor:
-    """Masks at a quarter of their size: bilinear, above a half.  (G, H, W) bool -> (G, H/4, W/4) float32"""
+    """Masks at a quarter of their size: bilinear, above a half.  (G, H, W) bool, or shares -> (G, H/4, W/4) float32"""
     g, h, w = masks.shape
     if not g:
         return torch.zeros(0, h // 4, w // 4, device=masks.device)

@@ -34,7 +34,7 @@ class FrameTargets:
     identities: Tensor
     """(G,) int64, 0-based over the whole training set."""
     masks: Tensor
-    """(G, Hp, Wp) bool."""
+    """(G, Hp, Wp) bool; or soft, float16 0..1, for networks that say `soft_masks`."""
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -15,7 +15,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from operators.errors import DatasetError
-from operators.records import FrameFault, FrameInfo, FrameTracks
+from operators.records import ClipPlace, FrameFault, FrameInfo, FrameTracks
 from operators.replacing import replacing
 from operators.youtube_vis_results import read_results
 from operators.youtube_vis_rle import check_compressed
@@ -31,6 +31,8 @@ from operators.youtube_vis_rle import check_compressed
 MAX_LINE_BYTES = 64 << 20
 """A line of tracks.jsonl is a few kB; a longer one than this is no such file."""
 MAX_SIDE = 16384
+MAX_CLIP = 1 << 16
+"""Frames of a clip."""
 MAX_INDEX = 254
 """Largest object of a DAVIS label map: 0 is background, 255 void."""
 
@@ -64,7 +66,8 @@ def track_line(tracks: FrameTracks, categories: Categories) -> str:
     """One line of tracks.jsonl, newline included; a frame without instances has "instances": [].
 
     time_s is rounded to 1e-6 s, scores to 1e-4, boxes to 0.01 pixels: a third of the bytes of full float32 numbers.
-    Of networks that see clips, "delay_frames" says how many later frames this one had to wait for.
+    Of networks that see clips, "delay_frames" says how many later frames this one had to wait for, "clip_frame" its
+    place in its clip, from 0: scores and classes are the clip's, so they count at 0 alone.
     """
     scores = np.round(tracks.scores.astype(np.float64), 4).tolist()
     boxes = np.round(tracks.boxes.astype(np.float64), 2).tolist()
@@ -81,8 +84,8 @@ def track_line(tracks: FrameTracks, categories: Categories) -> str:
             tracks.track_ids.tolist(), tracks.labels.tolist(), scores, boxes, tracks.masks, strict=True
         )
     ]
-    delay = {} if tracks.clip is None else {"delay_frames": tracks.clip.delay}
-    return _json(_frame_fields(tracks.info) | delay | {"instances": instances}) + "\n"
+    place = {} if tracks.clip is None else {"delay_frames": tracks.clip.delay, "clip_frame": tracks.clip.number}
+    return _json(_frame_fields(tracks.info) | place | {"instances": instances}) + "\n"
 
 
 def fault_line(fault: FrameFault) -> str:
@@ -94,7 +97,8 @@ def read_jsonl(path: Path | str, categories: Categories | None = None) -> Iterat
     """The records of a tracks.jsonl, line by line; an empty file gives none.
 
     Labels are the places of the category ids in `categories`; without it they are category_id - 1, which is the same
-    for categories numbered 1..K. Raises DatasetError, naming file and line, for a file that is missing, cut within a
+    for categories numbered 1..K. Of a line that says "delay_frames" alone, as they were at first, each frame counts as
+    a clip of its own. Raises DatasetError, naming file and line, for a file that is missing, cut within a
     line, or holds anything else than such records.
     """
     labels = None if categories is None else {id_: label for label, id_ in enumerate(categories.ids)}
@@ -325,7 +329,17 @@ def _parse_record(fields: dict[str, Any], labels: dict[int, int] | None) -> Fram
     info = _parse_info(fields)
     if "error" in fields:
         return FrameFault(info, str(fields["error"]))
-    return _parse_tracks(info, fields["instances"], labels)
+    return replace(_parse_tracks(info, fields["instances"], labels), clip=_parse_place(fields))
+
+
+def _parse_place(fields: dict[str, Any]) -> ClipPlace | None:
+    if "delay_frames" not in fields:
+        return None
+    delay, number = fields["delay_frames"], fields.get("clip_frame", 0)
+    for name, value in (("delay_frames", delay), ("clip_frame", number)):
+        if type(value) is not int or not 0 <= value <= MAX_CLIP:
+            raise ValueError(f"{name} is {value!r}, expected a whole number of frames, 0 to {MAX_CLIP}")
+    return ClipPlace(number, delay)
 
 
 def _parse_info(fields: dict[str, Any]) -> FrameInfo:

@@ -82,8 +82,12 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        folders = [folder for folder in (path.parent, CHECKOUT / path.parent) if folder.is_dir()]
+        siblings = [sibling.name for folder in folders for sibling in folder.glob("*.yaml")]
+        shipped = sorted(CHECKOUT.glob(f"configs/*/{path.stem}.yaml")) if path.stem.replace("_", "").isalnum() else []
         hint = did_you_mean(path.name, siblings) if siblings else ""
+        if shipped:  # 'crossvis_r50', 'network/crossvis_r50.yaml'
+            hint = f" Did you mean {' or '.join(str(file.relative_to(CHECKOUT)) for file in shipped)}?"
         raise ConfigError(f"{path}: no such file.{hint}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from error

@@ -55,6 +55,34 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """s3://bucket on a server of this machine that speaks S3 over HTTP, as the environment says from now on."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs, the driver of s3://, is not installed")
+    reason = "moto[server], an S3 server for tests, is not installed"
+    server = pytest.importorskip("moto.server", reason=reason).ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch with one thread, as workers of one CPU have: with more, last bits may differ, and on a busy machine they
+    wait for each other longer than small networks compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def in_time() -> Iterator[None]:
     """A test that waits for another process fails after two minutes; it never hangs."""

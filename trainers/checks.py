@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -16,11 +17,13 @@ import torch
 
 from models import NETWORKS
 from models.targets import ClipBatch, PairBatch, StillBatch
-from operators.errors import ConfigError, DatasetError
+from operators.errors import CheckpointError, ConfigError, DatasetError
 from operators.weights import read_weights, start_from
+from operators.youtube_vis_data import Dataset
 from pipelines.networks import NetworkSpec
+from pipelines.transplant import TRANSPLANTED
 from trainers.config import TrainConfig
-from trainers.evaluating import check_evaluation
+from trainers.evaluating import check_evaluation, how_to_come_by
 from trainers.feeding import read_index
 from trainers.frames import FrameIndex
 from trainers.step import make_optimizer
@@ -31,8 +34,8 @@ BATCHES = {"pairs": PairBatch, "clips": ClipBatch, "stills": StillBatch}
 
 
 def check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None:
-    """Raises ConfigError where the network does not learn from such samples, or from clips of another length, or has
-    not the parts that are named."""
+    """Raises ConfigError where the network does not learn from such samples, or from such masks, or from clips of
+    another length, or has not the parts that are named."""
     made = NETWORKS[network.name][0]
     hint = get_type_hints(made.forward)["batch"]
     taken = get_args(hint) or (hint,)
@@ -45,6 +48,9 @@ def check_network(config: TrainConfig, network: NetworkSpec, where: str) -> None
         key = "data.clip_frames" if config.data.kind == "clips" else "data.kind"
         raise ConfigError(f"{where}, {key}: samples of {config.data.frames} frames, but {network.where} has "
                           f"model.clip_length: {length}. Set both to the same.")
+    if config.data.masks == "bilinear" and not getattr(made, "soft_masks", False):
+        raise ConfigError(f"{where}, data.masks: 'bilinear' makes masks soft, but the network '{network.name}' learns "
+                          "from masks of whole pixels. Leave it out, or set masks: nearest.")
     if config.optimizer.parts:
         try:
             with torch.device("meta"):
@@ -66,8 +72,8 @@ def check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None
     data = config.data
     for key, path in data.paths.items():
         if not Path(path).exists():
-            hint = f" Make it by: {data.made_by}" if data.made_by else ""
-            raise DatasetError(f"{where}, data.{key}: {path} does not exist.{hint}")
+            hint = how_to_come_by(data.made_by, f"data.{key}")
+            raise DatasetError(f"{where}, data.{key}: {path} does not exist. {hint}")
     for number, stills in enumerate(data.stills):
         for key, path in (("annotations", stills.annotations), ("image_root", stills.image_root)):
             if not Path(path).exists():
@@ -80,12 +86,32 @@ def check_dataset(config: TrainConfig, network: NetworkSpec, where: str) -> None
             f"{network.where}, model.num_classes: {network.config.num_classes}, but {data.annotations} has "
             f"{len(dataset.categories)} categories."
         )
+    check_class_rows(config, dataset)
     if data.videos is None:
         check_images(index, every_frame=data.clip_sampling == "consecutive")
     else:
         check_videos(index, Path(data.videos))
     if config.evaluation is not None:
         check_evaluation(config.evaluation, dataset, where)
+
+
+def check_class_rows(config: TrainConfig, dataset: Dataset) -> None:
+    """Raises CheckpointError where `start_from` has rows that an import copied class by class (pipelines/transplant.py)
+    and the dataset has other classes, or has them in another order: the rows would be those of other classes."""
+    if config.start_from is None:
+        return
+    begun, names = read_weights(Path(config.start_from)), tuple(category.name for category in dataset.categories)
+    if TRANSPLANTED not in begun.metadata or begun.classes == names:
+        return
+    k = next(k for k, (theirs, ours) in enumerate(zip_longest(begun.classes, names)) if theirs != ours)
+    raise CheckpointError(
+        f"{config.start_from}: its rows of classes were copied for {_named(begun.classes, k)}, but {dataset.path} has "
+        f"{_named(names, k)} as class {k + 1}. Import it again without --transplant-classes: they begin anew then."
+    )
+
+
+def _named(names: tuple[str, ...], k: int) -> str:
+    return f"'{names[k]}'" if k < len(names) else "none"
 
 
 def check_images(index: FrameIndex, every_frame: bool = False) -> None:

@@ -90,6 +90,9 @@ class DataConfig:
     boxes: Literal["annotated", "inclusive", "masks"] = "annotated"
     """The annotated boxes, transformed as the frame is; these up to their last pixel, x + w - 1, as CiCo's release; or
     those of the masks that come out, tight."""
+    masks: Literal["nearest", "bilinear"] = "nearest"
+    """How masks are resized: to the nearest pixel; or, as CiCo's, as 0/1 maps by the plain bilinear rule of its images,
+    soft until the loss holds them against a half. Of frames that do not move by `pseudo`."""
     group_shapes: bool = False
     """The samples of a step are all of frames that lie or all of frames that stand: less padding, where both occur."""
     threads: int = 1
@@ -130,6 +133,8 @@ class DataConfig:
             raise ValueError("flip_sync, and scale.each: frame, are of clips: leave them out, or set kind: clips")
         if self.pseudo is not None and (self.kind == "stills" or self.kind == "clips" and self.clip_frames < 2):
             raise ValueError("pseudo makes pairs, or clips of two frames or more: leave it out, or set kind: pairs")
+        if self.pseudo is not None and self.masks == "bilinear":
+            raise ValueError("masks: bilinear is of frames that do not move: leave it out, or leave out pseudo")
 
     def _check_stills(self) -> None:
         if self.direction == "forward" and self.kind != "pairs":

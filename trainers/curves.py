@@ -8,6 +8,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from operators.replacing import replacing
+from trainers.job import LAST_STEPS_FILE, METRICS_FILE
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -27,6 +30,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def read_curves(out: Path) -> list[dict[str, float]]:
+    """The lines of a run's folder by step, and after them the single steps that it ended with; [] without any."""
+    rows, last = (read_metrics(out / name) if (out / name).exists() else [] for name in (METRICS_FILE, LAST_STEPS_FILE))
+    logged = rows[-1]["step"] if rows else 0
+    return rows + [row for row in last if row["step"] > logged]
+
+
 def plot_losses(rows: list[dict[str, float]], path: Path) -> None:
     """One small panel for each part of the loss, the total, and the learning rate."""
     names = [name for name in (*PARTS, "total", "learning_rate") if name in rows[0]]
@@ -42,7 +52,8 @@ def plot_losses(rows: list[dict[str, float]], path: Path) -> None:
         axis.set_xlabel("step")
     for axis in axes.flat[len(names):]:
         axis.set_visible(False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     plt.close(figure)
 
 

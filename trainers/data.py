@@ -8,7 +8,7 @@ Source: CrossVIS specification 1.6, 1.7: bilinear for the image (`antialias`), n
         scaled, mirrored with them and clipped; of pairs and stills, instances are dropped whose box or resized mask is
         empty; polygons are rasterised at the resized size (3.8). IAI specification 1: instances of clips stay, and
         their identities count from 0 in each clip. TLTM specification 1.4: of frames that moved those stay whose moved
-        box is not empty.
+        box is not empty. CiCo specification 1.2: masks bilinear, as `masks` asks, and soft.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
@@ -32,7 +32,7 @@ from operators.preprocess import pad_to
 from trainers.clips import clip_identities
 from trainers.frames import MIN_BOX_SIDE, FrameIndex
 from trainers.pixels import Parts, change_inputs, frame_pipe
-from trainers.planes import unpack
+from trainers.planes import unpack, unpack_soft
 from trainers.prepared import (
     AnyDraw,
     Prepared,
@@ -42,6 +42,7 @@ from trainers.prepared import (
     name_of,
     planes_of,
     prepare,
+    soft_masks_of,
     transform_boxes,
 )
 from trainers.stored import FrameSource, ImageFiles
@@ -50,6 +51,7 @@ LINEAR, NEAREST = int(types.INTERP_LINEAR), int(types.INTERP_NN)
 
 DrawT = TypeVar("DrawT", bound=AnyDraw)
 BatchT = TypeVar("BatchT")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,26 @@ class Loaded:
     """(h, w) of the frame on its own: padded to multiples of the divisor, not yet to the largest of the batch."""
 
 
+@dataclass(frozen=True)
+class Fed(Generic[DrawT]):
+    """A batch as DALI is to have it, or has it in work."""
+
+    draws: list[DrawT]
+    together: list[Prepared]
+    """Its frames, the first of all draws before the second of all."""
+    inputs: dict[str, Any]
+
+
 class FrameLoader(ABC, Generic[DrawT, BatchT]):
-    """An endless stream of batches, one prepared ahead in a thread of its own while the network works on the last.
+    """An endless stream of batches, prepared ahead in a thread of its own while the network works on the last: one
+    stands ready, DALI works on the next, and of the one after it the masks are painted meanwhile.
 
     `frames` T is that of every draw. All frames of a batch go through DALI at once, so they share one padded size.
     `source` says where frames come from, files of images unless told; `parts` what draws may ask for besides resizing
     and mirroring; `boxes` whether they are the annotated ones, transformed, these up to their last pixel, or those of
-    the masks that came out.
-    Raises DatasetError, where the batch is taken, for an image that is missing or cannot be decoded.
+    the masks that came out; `masks` whether these are resized by nearest, or bilinearly and soft.
+    Raises DatasetError, where the batch is taken, for an image that is missing or cannot be decoded; ValueError for
+    soft masks of frames that may move.
     """
 
     keep_emptied: bool
@@ -82,11 +96,14 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
         self, draws: Iterator[DrawT], index: FrameIndex, cfg: InputConfig, *, batch: int, frames: int,
         device: torch.device, threads: int = 1, source: FrameSource | None = None, parts: Parts | None = None,
         boxes: Literal["annotated", "inclusive", "masks"] = "annotated",
+        masks: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:  # fmt: skip
         self.draws, self.index, self.cfg, self.batch = draws, index, cfg, batch
-        self.device, self.boxes = device, boxes
+        self.device, self.boxes, self.soft = device, boxes, masks == "bilinear"
         self.source = source or ImageFiles(index.dataset)
         self.parts = replace(parts or Parts(), stored=self.source.stored)
+        if self.soft and self.parts.motion:
+            raise ValueError("masks of frames that move are moved by nearest; bilinear ones are of frames that do not")
         kind, number = ("gpu", device.index or 0) if device.type == "cuda" else ("cpu", None)
         self.pipe = frame_pipe(cfg, self.parts, kind, batch_size=batch * frames, num_threads=threads, device_id=number)
         self.names: tuple[SampleName, ...] = ()
@@ -119,25 +136,62 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
         self.source.close()
 
     def _work(self) -> None:
+        running = self._begun(_tried(self._feed))
         while not self._stopped.is_set():
-            try:
-                draws = list(islice(self.draws, self.batch))
-                item = self.load(draws), tuple(name_of(draw) for draw in draws)
-            except Exception as error:      # handed to the one who takes the batch, with its cause
-                item = error
+            following = _tried(self._feed)              # masks are painted while DALI decodes ...
+            found = running if isinstance(running, Exception) else _tried(self._outputs, running)
+            if isinstance(found, Exception):            # handed to the one who takes the batch, with its cause
+                self._ready.put(found)
+                return
+            done, running = running, self._begun(following)
+            item = _tried(self._filled, done, *found)   # ... and unpacked while it decodes the next
             self._ready.put(item)
             if isinstance(item, Exception):
                 return
 
-    def load(self, draws: list[DrawT]) -> BatchT:
-        """The batch of these draws."""
+    def _feed(self) -> Fed[DrawT]:
+        """The next draws, with all that DALI is to be fed with."""
+        draws = list(islice(self.draws, self.batch))
         slots = [[prepare(draw, t, self.cfg, self._identity(draw)) for draw in draws]
                  for t in range(len(draws[0].frames))]  # fmt: skip
         together = [prepared for slot in slots for prepared in slot]                              # frame-major: T x B
-        images, planes = self._run(together)                                                      # (T * B, 3, Hp, Wp)
-        loaded = [self._loaded(one, plane) for one, plane in zip(together, planes, strict=True)]
-        count = len(draws)
-        return self._batch(images.split(count), [loaded[i : i + count] for i in range(0, len(loaded), count)])
+        heights, widths = zip(*(one.sheet for one in together), strict=True)
+        canvas = pad_to(max(heights), max(widths), self.cfg.divisor)
+        return Fed(draws, together, self.source.read([one.frame for one in together]) | self._inputs(together, canvas))
+
+    def _begun(self, fed: Fed[DrawT] | Exception) -> Fed[DrawT] | Exception:
+        """DALI is set to work on it, and not waited for. What could not be fed stays what it is."""
+        return fed if isinstance(fed, Exception) else _tried(self._begin, fed)
+
+    def _begin(self, fed: Fed[DrawT]) -> Fed[DrawT]:
+        for name, value in fed.inputs.items():
+            self.pipe.feed_input(name, value)
+        self.pipe.schedule_run()
+        return fed
+
+    def _outputs(self, fed: Fed[DrawT]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What DALI made of it: padded images (T * B, 3, Hp, Wp), and of each frame the planes (P, Hp, Wp) uint8."""
+        try:
+            images, planes, shapes = self.pipe.outputs()
+        except RuntimeError as error:
+            names = ", ".join(one.frame.file_name for one in fed.together)
+            raise DatasetError(f"one of these images cannot be decoded: {names}. {error}") from error
+        for one, shape in zip(fed.together, np.array(shapes.as_tensor()), strict=True):
+            if tuple(shape[:2]) != one.stored:
+                raise DatasetError(
+                    f"{one.frame.file_name}: {shape[1]}x{shape[0]} pixels, but the annotations say "
+                    f"{one.stored[1]}x{one.stored[0]}: masks would not fit."
+                )
+        return torch.from_dlpack(images.as_tensor()), [torch.from_dlpack(planes[i]) for i in range(len(fed.together))]
+
+    def _filled(
+        self, fed: Fed[DrawT], images: torch.Tensor, planes: list[torch.Tensor]
+    ) -> tuple[BatchT, tuple[SampleName, ...]]:
+        """The batch with its targets, and the names of its samples."""
+        loaded = [self._loaded(one, plane) for one, plane in zip(fed.together, planes, strict=True)]
+        count = len(fed.draws)
+        slots = [loaded[i : i + count] for i in range(0, len(loaded), count)]
+        return self._batch(images.split(count), slots), tuple(name_of(draw) for draw in fed.draws)
 
     @abstractmethod
     def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> BatchT:
@@ -147,30 +201,11 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
     def _identity(self, draw: DrawT) -> Mapping[int, int]:
         """Annotation id -> identity, of the annotations of a draw."""
 
-    def _run(self, together: Sequence[Prepared]) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Padded images (B, 3, Hp, Wp), and per frame the planes of its masks (P, Hp, Wp) uint8."""
-        frames = [one.frame for one in together]
-        heights, widths = zip(*(one.sheet for one in together), strict=True)
-        canvas = pad_to(max(heights), max(widths), self.cfg.divisor)
-        fed = self.source.read(frames) | self._inputs(together, canvas)
-        try:
-            images, planes, shapes = self.pipe.run(**fed)
-        except RuntimeError as error:
-            names = ", ".join(f.file_name for f in frames)
-            raise DatasetError(f"one of these images cannot be decoded: {names}. {error}") from error
-        for one, shape in zip(together, np.array(shapes.as_tensor()), strict=True):
-            if tuple(shape[:2]) != one.stored:
-                raise DatasetError(
-                    f"{one.frame.file_name}: {shape[1]}x{shape[0]} pixels, but the annotations say "
-                    f"{one.stored[1]}x{one.stored[0]}: masks would not fit."
-                )
-        return torch.from_dlpack(images.as_tensor()), [torch.from_dlpack(planes[i]) for i in range(len(frames))]
-
     def _inputs(self, together: Sequence[Prepared], canvas: tuple[int, int]) -> dict[str, Any]:
         """What the graph is fed with beside the stored frames: an array of all, or of each where sizes differ."""
         how = [NEAREST if one.size == one.stored else LINEAR for one in together]
         fed: dict[str, Any] = {
-            "planes": [planes_of(self.index.dataset, one) for one in together],
+            "planes": [(soft_masks_of if self.soft else planes_of)(self.index.dataset, one) for one in together],
             "size": np.array([one.size for one in together], np.float32),
             "how": np.array(how, np.int32),
             "flip": np.array([one.flip for one in together], np.int32),
@@ -183,17 +218,18 @@ class FrameLoader(ABC, Generic[DrawT, BatchT]):
 
     def _loaded(self, one: Prepared, planes: torch.Tensor) -> Loaded:
         """Targets of one frame, and the annotation ids of the instances that stay."""
-        full = unpack(planes, len(one.frame.annotations))                                        # (G, Hp, Wp)
-        boxes = boxes_of(full) if self.boxes == "masks" else torch.from_numpy(transform_boxes(
-            one, upside_down=self.parts.upside_down, inclusive=self.boxes == "inclusive"))  # fmt: skip
-        sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
-        seen = any_along(full.flatten(1)).cpu() | (one.changes.motion is not None)
-        alive = ((sides > MIN_BOX_SIDE) & seen).numpy() | self.keep_emptied
+        full = (unpack_soft if self.soft else unpack)(planes, len(one.frame.annotations))        # (G, Hp, Wp)
+        shown = full > 0 if self.soft else full
+        boxes = boxes_of(shown).numpy() if self.boxes == "masks" else transform_boxes(
+            one, upside_down=self.parts.upside_down, inclusive=self.boxes == "inclusive")                # (G, 4)
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(1)
+        seen = any_along(shown.flatten(1)).cpu().numpy() | (one.changes.motion is not None)
+        alive = (sides > MIN_BOX_SIDE) & seen | self.keep_emptied
         kept = [a for a, keep in zip(one.frame.annotations, alive, strict=True) if keep]
         labels = torch.tensor([self.index.dataset.labels[a.category_id] for a in kept], dtype=torch.int64)
         identities = torch.tensor([one.identity[a.id] for a in kept], dtype=torch.int64)
         masks = full if alive.all() else full[torch.from_numpy(alive)]
-        targets = FrameTargets(boxes[alive], labels, identities, masks)
+        targets = FrameTargets(torch.from_numpy(boxes[alive]), labels, identities, masks)
         ids = np.array([a.id for a in kept], np.int64)
         return Loaded(targets.to(self.device), ids, one.kept, pad_to(*one.kept, self.cfg.divisor))
 
@@ -249,6 +285,14 @@ class StillLoader(FrameLoader[DrawT, StillBatch]):
 
     def _batch(self, images: tuple[torch.Tensor, ...], slots: list[list[Loaded]]) -> StillBatch:
         return StillBatch(images[0], _targets_of(slots)[0], _sizes_of(slots))
+
+
+def _tried(step: Callable[..., Made], *given: Any) -> Made | Exception:
+    """What a step gives, or what it raises: an error is due where its batch is taken, not where it is found."""
+    try:
+        return step(*given)
+    except Exception as error:
+        return error
 
 
 def _targets_of(slots: list[list[Loaded]]) -> tuple[list[FrameTargets], ...]:

@@ -48,8 +48,8 @@ def check_evaluation(cfg: EvaluationConfig, trained_on: Dataset, where: str) -> 
     other categories."""
     for path, key in ((cfg.annotations, "annotations"), (cfg.image_root, "image_root")):
         if not Path(path).exists():
-            hint = f" Make it by: {cfg.made_by}" if cfg.made_by else ""
-            raise DatasetError(f"{where}, evaluation.{key}: {path} does not exist.{hint}")
+            hint = how_to_come_by(cfg.made_by, f"evaluation.{key}")
+            raise DatasetError(f"{where}, evaluation.{key}: {path} does not exist. {hint}")
     dataset = read_dataset(cfg.annotations, image_root=cfg.image_root)
     if not dataset.annotated:
         raise DatasetError(f"{where}, evaluation.annotations: {cfg.annotations} has no annotations to score against.")
@@ -57,6 +57,11 @@ def check_evaluation(cfg: EvaluationConfig, trained_on: Dataset, where: str) -> 
     if ours != theirs:
         raise ConfigError(f"{where}, evaluation.annotations: {cfg.annotations} has categories {theirs}, the training "
                           f"set has {ours}; expected the same ids and names.")
+
+
+def how_to_come_by(made_by: str, key: str) -> str:
+    """What to do about a part of a dataset that is not there: the command that makes it, or how to say where it is."""
+    return f"Make it by: {made_by}" if made_by else f"Put it there, or say where it is by --set {key}=PATH."
 
 
 def read_evaluations(out: Path) -> list[dict[str, float]]:

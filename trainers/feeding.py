@@ -49,7 +49,8 @@ def open_loader(
     # The samplers count a worker's own samples: number first + rank is the ahead-th of worker `turn`.
     ahead, turn = divmod(first + rank, world)
     sampler = make_sampler(data, index, seed=cfg.seed, rank=turn, world_size=world, step=batch * world)
-    fed = {"batch": batch, "device": device, "threads": data.threads, "boxes": data.boxes, "parts": parts_of(data)}
+    fed = {"batch": batch, "device": device, "threads": data.threads, "boxes": data.boxes, "masks": data.masks,
+           "parts": parts_of(data)}  # fmt: skip
     if data.videos is not None:
         fed["source"] = EncodedVideos(Path(data.videos), numbers=data.video_numbers, decoder=data.video_decoder)
     if data.kind == "clips":

@@ -45,6 +45,7 @@ LATER: dict[str, Any] = {
     "data.photometric": None,
     "data.jitter": None,
     "data.boxes": "annotated",
+    "data.masks": "nearest",
     "data.group_shapes": False,
     "data.direction": "either",
     "data.repeat": 1,

@@ -53,10 +53,9 @@ def _check_room(workers: WorkersConfig) -> None:
     for resource, share in share_of(workers).items():
         amount, have = workers.num_workers * share, ray.cluster_resources().get(resource, 0)
         if amount > have:
-            raise ConfigError(
-                f"workers want {amount} {resource}s, the cluster has {have:g}. "
-                f"Lower workers.num_workers{' or workers.cpus_per_worker' if resource == 'CPU' else ''}, or add a node."
-            )
+            less = "Set workers.use_gpu to false" if resource == "GPU" and not have else "Lower workers.num_workers"
+            less += " or workers.cpus_per_worker" if resource == "CPU" else ""
+            raise ConfigError(f"workers want {amount} {resource}s, the cluster has {have:g}. {less}, or add a node.")
     if (fit := room(workers)) < workers.num_workers:
         raise ConfigError(
             f"{workers.num_workers} workers want {_told(workers)} each, and a worker must find that on one machine: "

@@ -16,6 +16,8 @@ from trainers.config import TrainConfig
 
 METRICS_FILE = "metrics.jsonl"
 """A line every `log_every` steps."""
+LAST_STEPS_FILE = "last_steps.jsonl"
+"""Of a run that ended early: a line for each step after the last of METRICS_FILE. Numbers go bad within a few steps."""
 WEIGHTS_FILE = "weights.safetensors"
 """What the last step gave."""
 BEST_FILE = "best.safetensors"

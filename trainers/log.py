@@ -1,18 +1,21 @@
 """The curves of a run, as worker 0 writes them down.
 
 In:     every `Step`
-Out:    `metrics.jsonl`: a line every `log_every` steps, means over the steps since the last; TensorBoard events
+Out:    `metrics.jsonl`: a line every `log_every` steps, means over the steps since the last; TensorBoard events; of a
+        run that ends between two lines `last_steps.jsonl`: a line for each step after the last
 State:  the steps since the last line
 """
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from trainers.job import METRICS_FILE
+from operators.replacing import replacing
+from trainers.job import LAST_STEPS_FILE, METRICS_FILE
 from trainers.watch import Step, Watcher
 from trainers.writing import Events, Lines
 
@@ -29,27 +32,39 @@ class Log(Watcher):
             self._lines.append(b"\n")
         self._events = Events(out / "tensorboard")
         self._rows: list[dict[str, float]] = []
+        self._last, self._number = out / LAST_STEPS_FILE, 0
+        self._last.unlink(missing_ok=True)
 
     def after_step(self, step: Step) -> None:
         times = {"learning_rate": step.learning_rate, "data_wait_s": step.data_wait_s, "step_s": step.step_s}
         memory = round(gpu_memory(self._device) / 1e9, 3)
         self._rows.append({**step.losses, **times, "gpu_memory_gb": memory, "samples": step.samples})
+        self._number = step.number
         if step.number % self._every == 0 or step.number == self._steps:
             self._write(step.number)
 
     def _write(self, number: int) -> None:
         means = {key: sum(row[key] for row in self._rows) / len(self._rows) for key in self._rows[0]}
-        line = {"step": number, **{key: round(value, 6) for key, value in means.items()}}
-        line["samples_per_s"] = round(means.pop("samples") / means["step_s"], 3)
-        if not self._lines.append((json.dumps(line) + "\n").encode()):
+        if not self._lines.append(_line(number, means)):
             return                          # a full disk: the next line's means take these steps in
         for key, value in means.items():
-            self._events.add_scalar(key, value, number)
+            if key != "samples":
+                self._events.add_scalar(key, value, number)
         self._events.flush()
         self._rows.clear()
 
     def close(self) -> None:
         self._events.close()
+        if self._rows:
+            first = self._number - len(self._rows) + 1
+            with suppress(OSError), replacing(self._last) as part:      # a run goes on, and ends, without them
+                part.write_bytes(b"".join(_line(first + i, row) for i, row in enumerate(self._rows)))
+
+
+def _line(number: int, row: dict[str, float]) -> bytes:
+    line = {"step": number, **{key: round(value, 6) for key, value in row.items()}}
+    line["samples_per_s"] = round(row["samples"] / max(row["step_s"], 1e-9), 3)
+    return (json.dumps(line) + "\n").encode()
 
 
 def gpu_memory(device: torch.device) -> int:

@@ -1,11 +1,11 @@
 """Step 2 of training, a frame of a draw before its image is decoded: its sizes, its boxes, its masks as bits.
 
 In:     a draw, the network's input
-Out:    `Prepared`; boxes (G, 4) and planes (h, w, P) as the graph and the network take them
+Out:    `Prepared`; boxes (G, 4), and planes (h, w, P) or soft masks (h, w, G), as the graph and the network take them
 State:  none
 Source: CrossVIS specification 1.6: boxes scaled, mirrored (x -> w - x) and clipped, masks by nearest; 3.8: polygons
         rasterised at the resized size; TLTM specification 1.4: boxes of what moves; CiCo specification 1.1, 1.2, 1.6:
-        boxes to their last pixel, frames fitted into a box, turned over
+        boxes to their last pixel, frames fitted into a box, turned over; masks resized as the image
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ import torch
 from models.inputs import InputConfig
 from operators.preprocess import resize_to
 from operators.youtube_vis_data import Dataset
+from operators.youtube_vis_rle import Where
 from trainers.augment import UNCHANGED, Changes, move_boxes
 from trainers.frames import FrameAnnotations
-from trainers.planes import bounds_of, paint
+from trainers.planes import bounds_of, paint, paint_soft
 
 
 class AnyDraw(Protocol):
@@ -125,12 +126,8 @@ def planes_of(dataset: Dataset, one: Prepared) -> np.ndarray:
 
     Polygons are rasterised at that size, runs resized to it. Raises DatasetError naming the annotation.
     """
-    frame, size = one.frame, one.size if one.changes.motion is None else one.stored
-
-    def where(i: int) -> str:
-        return f"{dataset.path}: video {frame.video.id}, annotation {frame.annotations[i].id}, frame {frame.frame}"
-
-    given = [a.segmentations[frame.frame] for a in frame.annotations]
+    size = one.size if one.changes.motion is None else one.stored
+    given, where = _given(dataset, one.frame)
     outlines = [isinstance(segmentation, list) for segmentation in given]
     if not any(outlines):
         return paint(bounds_of(given, one.stored, where), one.stored, size, exclusive=one.changes.exclusive)
@@ -143,6 +140,21 @@ def planes_of(dataset: Dataset, one: Prepared) -> np.ndarray:
         return paint(both, size, size, exclusive=one.changes.exclusive)
     assert not one.changes.exclusive, "only frames that move are painted so, and those at their stored size"
     return paint(runs, one.stored, size) | paint(drawn, size, size)
+
+
+def soft_masks_of(dataset: Dataset, one: Prepared) -> np.ndarray:
+    """The masks of a frame as 0/1 maps of the stored size, polygons too, resized as its image: (h, w, max(G, 1)) uint8,
+    shares of FULL. Raises DatasetError naming the annotation."""
+    given, where = _given(dataset, one.frame)
+    return paint_soft(bounds_of(given, one.stored, where), one.stored, one.size)
+
+
+def _given(dataset: Dataset, frame: FrameAnnotations) -> tuple[list[Any], Where]:
+    """The masks of a frame as they stand in the file, and how to name one in an error."""
+    def where(i: int) -> str:
+        return f"{dataset.path}: video {frame.video.id}, annotation {frame.annotations[i].id}, frame {frame.frame}"
+
+    return [a.segmentations[frame.frame] for a in frame.annotations], where
 
 
 def _scaled(outlines: list, across: float, down: float) -> list:

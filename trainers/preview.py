@@ -97,7 +97,7 @@ def _hatched(height: int, width: int) -> np.ndarray:
 
 def _tracks(targets: FrameTargets, times: int) -> FrameTracks:
     """Ground truth, enlarged, as results are drawn."""
-    masks = [_enlarged(mask.numpy().astype(np.uint8), times) for mask in targets.masks]
+    masks = [_enlarged((mask > 0.5).numpy().astype(np.uint8), times) for mask in targets.masks]
     runs = [coco.encode(np.asfortranarray(mask)) for mask in masks]
     height, width = (times * side for side in targets.masks.shape[1:])
     return FrameTracks(

@@ -1,9 +1,10 @@
-"""The report of a run: report.html, one file that opens anywhere.
+"""The report of a run, however it ended: report.html, one file that opens anywhere.
 
-In:     the run's folder: metrics.jsonl, evaluations.jsonl, evaluation/; its `Job`
+In:     the run's folder: metrics.jsonl, last_steps.jsonl, evaluations.jsonl, evaluation/, notices.txt; its `Job`; what
+        ended it early, if anything did
 Out:    report.html with the pictures inside it; losses.png and scores.png beside it
 State:  none; written anew each time
-Limits: pictures are those of the last evaluation
+Limits: pictures are those of the last evaluation; NOTICES_SHOWN lines of notices.txt
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ import base64
 import html
 import json
 import platform
-from collections.abc import Iterable, Sequence
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,43 +27,71 @@ import torch
 import yaml
 
 from operators.cpus import usable_cpus
+from operators.errors import MaskstreamError
 from operators.replacing import replacing
 from pipelines.evaluation import SCORES_FILE
 from pipelines.networks import as_plain
-from trainers.curves import plot_losses, read_metrics
+from trainers import checkpoint as checkpoints
+from trainers.curves import plot_losses, read_curves
 from trainers.evaluating import FOLDER, read_evaluations
-from trainers.job import METRICS_FILE, Job
+from trainers.job import Job, TrainingError
+from trainers.writing import NOTICES_FILE
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 REPORT_FILE = "report.html"
 METRICS = ("AP", "AP50", "AP75", "AR1", "AR10")
+NOTICES_SHOWN = 50
+REASON_SHOWN = 4000
+"""Characters of what ended a run: errors of libraries may quote whole files."""
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; } td, th { padding: .2em .9em .2em 0; text-align: right; }
 td:first-child, th:first-child { text-align: left; } th { border-bottom: 1px solid #999; } .best { font-weight: bold; }
 img { max-width: 100%; } pre { background: #f4f4f4; padding: 1em; overflow-x: auto; } figure { margin: 1em 0; }
+.ended { border-left: 4px solid #c0392b; background: #fdf1ef; padding: .6em 1em; overflow-wrap: anywhere; }
 """
 
 
-def write_report(job: Job) -> Path | None:
-    """Of what the run has come to; None, and no file, before its first line of metrics."""
-    path = job.out / METRICS_FILE
-    rows = read_metrics(path) if path.exists() else []
-    if not rows:
+@contextmanager
+def reported(job: Job) -> Iterator[None]:
+    """A run that has its report at its end, whatever that is. What ends it early goes on to the caller as it came: the
+    report says it too, and where no report can be written, that is told and no more."""
+    try:
+        yield
+    except BaseException as failure:                # Ctrl-C too
+        try:
+            told = f"The report of the run so far: {write_report(job, failure)}"
+        except Exception as trouble:                # a full disk, above all: it must not stand for the reason
+            told = f"No report could be written: {type(trouble).__name__}: {trouble}"
+        with suppress(OSError):                     # the terminal may be what has gone
+            print(told, file=sys.stderr, flush=True)
+        raise
+    write_report(job)
+
+
+def write_report(job: Job, failure: BaseException | None = None) -> Path | None:
+    """Of what the run has come to, with the `failure` that ended it early at its top.
+
+    None, and no file, for a run without a failure and without a line of metrics. Raises OSError.
+    """
+    rows, scores = read_curves(job.out), read_evaluations(job.out)
+    if not rows and failure is None:
         return None
-    scores = read_evaluations(job.out)
-    plot_losses(rows, job.out / "losses.png")
     steps = job.config.steps_of(job.config.workers.num_workers)
-    parts = [f"<h1>{_text(job.network.name)}: {rows[-1]['step']:.0f} of {steps} steps</h1>",
-             f"<p>{_text(_in_short(rows, scores))}</p>", "<h2>Losses</h2>", _picture(job.out / "losses.png", "losses")]
+    done = f"{rows[-1]['step']:.0f}" if rows else "none"
+    parts = [f"<h1>{_text(job.network.name)}: {done} of {steps} steps</h1>", *_failed(job, failure)]
+    if rows:
+        plot_losses(rows, job.out / "losses.png")
+        parts += [f"<p>{_text(_in_short(rows, scores))}</p>", "<h2>Losses</h2>",
+                  _picture(job.out / "losses.png", "losses")]  # fmt: skip
     if scores:
         plot_scores(scores, job.out / "scores.png")
         parts += ["<h2>Scores</h2>", _picture(job.out / "scores.png", "scores by step"), _score_table(scores)]
         parts += _last_evaluation(job.out / FOLDER)
-    parts += ["<h2>Settings</h2>", f"<p>{_text(job.command)}</p>", f"<pre>{_text(_settings(job))}</pre>",
-              f"<p>{_text(_machine())}</p>"]
+    parts += [*_notices(job.out / NOTICES_FILE), "<h2>Settings</h2>", f"<p>{_text(job.command)}</p>",
+              f"<pre>{_text(_settings(job))}</pre>", f"<p>{_text(_machine())}</p>"]  # fmt: skip
     page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(job.out.name)}</title>'
             f"<style>{STYLE}</style><body>{''.join(parts)}</body></html>\n")
     with replacing(job.out / REPORT_FILE) as part:
@@ -79,8 +113,41 @@ def plot_scores(scores: Sequence[dict[str, float]], path: Path) -> None:
     axis.set_xlabel("step")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format="png")
     plt.close(figure)
+
+
+def _failed(job: Job, failure: BaseException | None) -> list[str]:
+    """When the run ended early and why, and what can be gone on from; [] where it did not."""
+    if failure is None:
+        return []
+    paragraphs = [f"<b>This run ended early</b>, at {time.strftime('%Y-%m-%d %H:%M:%S')}.",
+                  _text(reason(failure)[:REASON_SHOWN])]
+    step = checkpoints.last_step(job.out / checkpoints.FOLDER)
+    if not step:
+        paragraphs.append("There is no checkpoint yet.")
+    elif isinstance(failure, TrainingError):        # which says itself what can be done
+        paragraphs.append(f"The last checkpoint is that of step {step}.")
+    else:
+        again = f"{job.command} --out {shlex.quote(str(job.out))} --resume"
+        paragraphs.append(f"The last checkpoint is that of step {step}. Go on from it by: <code>{_text(again)}</code>")
+    return ["<div class=ended>", *(f"<p>{paragraph}</p>" for paragraph in paragraphs), "</div>"]
+
+
+def reason(failure: BaseException) -> str:
+    """What ended a run, in a sentence for its user."""
+    if isinstance(failure, KeyboardInterrupt):
+        return "It was stopped by Ctrl-C."
+    if isinstance(failure, SystemExit):
+        return "It was stopped by SIGTERM." if failure.code == 128 + signal.SIGTERM else f"It left with {failure.code}."
+    return str(failure) if isinstance(failure, MaskstreamError) else f"{type(failure).__name__}: {failure}"
+
+
+def _notices(path: Path) -> list[str]:
+    """The last things that happened to the run beside training; [] where nothing did."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return ["<h2>Notices</h2>", f"<pre>{_text(chr(10).join(lines[-NOTICES_SHOWN:]))}</pre>"] if lines else []
 
 
 def _in_short(rows: Sequence[dict[str, float]], scores: Sequence[dict[str, float]]) -> str:

@@ -1,7 +1,7 @@
 """`maskstream train CONFIG`: check everything, run the workers, draw the curves.
 
 In:     a file of configs/training, overrides, a folder for the run
-Out:    the folder: metrics.jsonl, tensorboard/, losses.png, checkpoints/, weights.safetensors
+Out:    the folder: metrics.jsonl, tensorboard/, checkpoints/, weights.safetensors, and report.html, however it ended
 State:  the folder is the state: `--resume` goes on from its last good checkpoint, and gives what an uncut run had
         given
 
@@ -11,22 +11,26 @@ Also `python -m trainers.train CONFIG`, and under `ray job submit --working-dir 
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from operators.errors import CheckpointError, ConfigError
 from operators.replacing import replacing
 from pipelines.config import apply_overrides, build, load_yaml, resolve
-from pipelines.networks import read_network
+from pipelines.networks import NetworkSpec, read_network
 from trainers import checkpoint as checkpoints
 from trainers.checks import check_dataset, check_network, check_start
 from trainers.config import TrainConfig
 from trainers.fingerprint import fingerprint
 from trainers.job import METRICS_FILE, WEIGHTS_FILE, Job
 from trainers.progress import following
-from trainers.report import write_report
+from trainers.report import reported
 
 FINGERPRINT_FILE = "fingerprint"
 """Of the settings that the run's course depends on: it is resumed with no others."""
@@ -38,14 +42,14 @@ def train(
 ) -> Path:
     """Run (or go on with) a training run; returns the file of weights.
 
-    Raises ConfigError, DatasetError, CheckpointError before any training; TrainingError when the workers fail for good.
+    Raises ConfigError, DatasetError, CheckpointError before any training; TrainingError when the workers fail for good;
+    SystemExit 143 after SIGTERM. What ends it once it has begun stands in the folder's report too.
     """
     job = prepare(config_path, overrides, Path(out), resume)
     from trainers.fit import cluster_for, fit  # Ray takes seconds, which a wrong setting need not wait for
 
-    with cluster_for(address, job.config.workers), following(job):
+    with cluster_for(address, job.config.workers), reported(job), leaving_on_sigterm(), following(job):
         fit(job)
-    write_report(job)
     return job.out / WEIGHTS_FILE
 
 
@@ -81,7 +85,7 @@ def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Jo
     if config.evaluation is not None:
         held_out = {key: _absolute(getattr(config.evaluation, key)) for key in ("annotations", "image_root")}
         config = replace(config, evaluation=replace(config.evaluation, **held_out))
-    network = read_network(config.network)
+    network = _network(config.network, str(where))
     check_network(config, network, str(where))
     check_dataset(config, network, str(where))
     check_start(config, network)
@@ -89,15 +93,47 @@ def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Jo
     return Job(config, network, out.absolute(), fingerprint(config, network), command)
 
 
+def _network(path: str, where: str) -> NetworkSpec:
+    """Raises ConfigError naming file and key: those of the run where there is no such network."""
+    try:
+        return read_network(path)
+    except ConfigError as error:
+        if resolve(path).exists():
+            raise
+        raise ConfigError(f"{where}, network: {error}") from error
+
+
 def claim(job: Job, resume: bool) -> None:
-    """Make the folder this run's own, or see that it is. Raises CheckpointError for a run with other settings."""
+    """Make the folder this run's own, or see that it is. Raises CheckpointError for a run with other settings,
+    ConfigError for what can be no folder."""
     out, mark = job.out, job.out / FINGERPRINT_FILE
     if resume and mark.exists() and mark.read_text().strip() != job.fingerprint:
         raise CheckpointError(f"{out}: holds a run with other settings. Resume with the same, or use another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not mark.exists() or not resume:             # on a disk that is full a run can still be resumed
-        with replacing(mark) as part:
-            part.write_text(job.fingerprint + "\n")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not mark.exists() or not resume:         # on a disk that is full a run can still be resumed
+            with replacing(mark) as part:
+                part.write_text(job.fingerprint + "\n")
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be the folder of a run: {error.strerror}. Name another by --out.") from error
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM, by which clusters stop their jobs, as SystemExit 143, so that what is open is closed. In a thread other
+    than the main one, where Python knows no signals, this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _absolute(path: str) -> str:

@@ -102,6 +102,8 @@ def test_the_table_of_clips_by_hand():
     turns = {"a": [{"tracks": 0.1, "whole clip": 0.5}]}
     assert table(turns, "whole clip", 2, 3).splitlines()[-3:] == [
         "| whole clip | 500.0 | 100% |", "", "a: 4.00 frames/s (6.00 counting all 3 of a clip)"]  # fmt: skip
+    slow = {"a": [{"tracks": 0.1, "whole clip": 60.4113}]}
+    assert table(slow, "whole clip", 2, 3).endswith("a: 0.0331 frames/s (0.0497 counting all 3 of a clip)")
 
 
 def test_the_table_by_hand():

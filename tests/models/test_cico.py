@@ -54,6 +54,48 @@ def test_counts_of_the_shipped_settings(file, parts, total):
     assert sum(p.numel() for p in network.parameters()) == total, "the paper's cross-entropy has a class more"
 
 
+@pytest.mark.parametrize("file, total", [
+    ("cico_condinst_r50", 53_492_362), ("cico_condinst_r101", 72_484_490), ("cico_condinst_swint", 44_491_844),
+])
+def test_counts_with_one_map_of_coordinates(file, total):
+    """161 mask parameters, as published weights have them."""
+    config = read_network(f"configs/networks/{file}.yaml").config
+    with torch.device("meta"):
+        network = CiCo(replace(config, masks=replace(config.masks, rel_coord="gauss1")))
+    assert sum(p.numel() for p in network.parameters()) == total
+
+
+LEVELS = [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)]
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("file, trunk, width, classes, prototypes, parameters", [
+    ("cico_yolact_r50", (512, 1024, 2048), 256, 40, 32, 32), ("cico_yolact_r101", (512, 1024, 2048), 256, 40, 32, 32),
+    ("cico_yolact_r50_ovis", (512, 1024, 2048), 256, 26, 32, 32),
+    ("cico_yolact_swint", (192, 384, 768), 256, 40, 32, 32),
+    ("cico_condinst_r50", (512, 1024, 2048), 256, 40, 8, 169),
+    ("cico_condinst_r50_release", (512, 1024, 2048), 256, 40, 8, 161),
+    ("cico_condinst_swint", (192, 384, 768), 192, 40, 8, 169),
+])  # fmt: skip
+@torch.no_grad()
+def test_shapes_at_full_size(file, trunk, width, classes, prototypes, parameters, frames):
+    """Acceptance check 1, table 2.1: two clips at 384 x 640, without any arithmetic."""
+    config, images = read_network(f"configs/networks/{file}.yaml").config, 2 * frames
+    with torch.device("meta"):
+        network = CiCo(replace(config, clip_length=frames)).eval()
+        seen = torch.zeros(images, 3, 384, 640)
+        stages, maps = network.backbone(seen), network.features(seen)
+        out = network.heads(maps)
+    assert [tuple(c.shape) for c in stages] == [(images, c, *side) for c, side in zip(trunk, LEVELS, strict=False)]
+    assert [tuple(p.shape) for p in maps] == [(images, width, *side) for side in (*LEVELS, (48, 80))]
+    tubes = (2, frames, 15345)
+    assert {name: tuple(value.shape) for name, value in vars(out.tubes).items()} == {
+        "deltas": (*tubes, frames, 4), "centerness": tubes, "class_logits": (*tubes, classes),
+        "embeddings": (*tubes, 64), "parameters": (*tubes, parameters)}  # fmt: skip
+    assert out.anchors.boxes.shape == (15345, 4)
+    assert out.prototypes.shape == (2, 96, 160, frames, prototypes)
+
+
 def test_what_the_profiles_say():
     """Section 8, as far as networks and detection go."""
     release, paper = (read_network(f"configs/networks/cico_condinst_r50_{p}.yaml") for p in ("release", "paper"))

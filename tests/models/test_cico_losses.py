@@ -281,15 +281,25 @@ def test_the_class_loss_is_over_all_that_is_not_neutral(kind):
 
 
 def test_perfect_predictions():
-    """Acceptance check 9: no box, mask or same-id tracking loss."""
+    """Acceptance check 9: no box, mask or same-id tracking loss. One prototype shows the object, another the rest."""
     network, targets = small_cico(), [targets_of(random_tubes(1, 3, 1), [1])]
     out = outputs(network, 1)
+    x1, y1, x2, y2 = (targets[0].unions[0] * torch.tensor([24, 16, 24, 16])).round().int().tolist()
+    targets[0].masks[0] = 0
+    targets[0].masks[0, :2, y1:y2, x1:x2] = 1                            # in the third frame it is not seen
+    shown = targets[0].masks[0].permute(1, 2, 0)                         # (16, 24, T)
+    prototypes = 200 * torch.stack([shown, 1 - shown, shown * 0, shown * 0], dim=3)[None]
+    parameters = torch.zeros_like(out.tubes.parameters)
+    parameters[..., 0], parameters[..., 1] = 1, -1
+    out = replace(out, prototypes=prototypes, tubes=replace(out.tubes, parameters=parameters))
     deltas = encode(targets[0].boxes[0], ANCHORS.boxes[:, None])[None, None].expand(1, 3, -1, -1, -1)
     same = torch.zeros_like(out.tubes.embeddings)
     same[..., 0] = 1
     found = network.losses(replace(out, tubes=replace(out.tubes, deltas=deltas, embeddings=same)), targets)
     assert found["box"].item() == pytest.approx(0, abs=1e-5) and found["diou"].item() == pytest.approx(0, abs=1e-5)
-    assert found["tracking"] == 0
+    assert found["tracking"] == 0 and found["mask"].item() == 0 and shown.sum() > 4
+    wrong = network.losses(replace(out, prototypes=prototypes[..., [1, 0, 2, 3]]), targets)["mask"]
+    assert wrong > 1000, "each pixel counts up to the clamp"
 
 
 def test_how_anchors_are_matched_does_not_change_what_boxes_learn():

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.cico_anchors import TubeAnchors, to_corners
 from models.cico_targets import ClipTargets, MatchConfig, clip_targets, filled, match, matching_boxes, quarter
 from models.sampling import BACKGROUND, IGNORED
+from models.targets import FrameTargets
 from tests.models.small_cico import drawn, targets_of
 from tests.models.test_cico_anchors import plain_diou, plain_iou
 
@@ -68,6 +69,21 @@ def test_masks_at_a_quarter_are_the_middle_of_each_cell():
         for x in range(6):
             inner = masks[:, 4 * y + 1 : 4 * y + 3, 4 * x + 1 : 4 * x + 3].float().mean((1, 2))
             assert torch.equal(found[:, y, x], (inner > 0.5).float())
+
+
+@pytest.mark.parametrize("inner, expected", [
+    pytest.param((0, 0, 0, 0), 0, id="nothing"), pytest.param((0.5, 0.5, 0.5, 0.5), 0, id="a half is not above a half"),
+    pytest.param((0.5, 0.5, 0.5, 0.75), 1, id="above it, though three of the four alone are not"),
+    pytest.param((1, 0.75, 0.25, 0), 0, id="a half in four parts"),
+    pytest.param((0.75, 0.75, 0.25, 0), 0, id="below it, though two of four are more"),
+])  # fmt: skip
+def test_soft_masks_meet_a_threshold_here_and_nowhere_before(inner, expected):
+    masks = torch.ones(1, 4, 4, dtype=torch.float16)
+    masks[0, 1:3, 1:3] = torch.tensor(inner).reshape(2, 2)
+    assert quarter(masks).tolist() == [[[expected]]]
+    frame = FrameTargets(torch.tensor([[0.0, 0, 4, 4]]), torch.zeros(1, dtype=torch.int64),
+                         torch.zeros(1, dtype=torch.int64), masks)  # fmt: skip
+    assert clip_targets([frame]).masks.tolist() == [[[[expected]]]]
 
 
 # ------------------------------------------------------------------------------------------ the box to match with

@@ -6,7 +6,6 @@ Source of what is expected: CrossVIS specification 4.2, 4.3 and acceptance check
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -32,16 +31,9 @@ from tests.operators.small_tracks import (
 )
 from tests.pipelines.contract import check_stream_stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RULES = ("cosine_iou", "masktrack")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine several threads wait for each other longer than these few numbers take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def opened(*streams: str, **settings) -> Associate:

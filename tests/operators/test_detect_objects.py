@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,15 +11,9 @@ from operators.detectors import DETECTORS
 from tests.models.small import images
 from tests.models.small_tltm import small_centermask, small_tltm
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = (60, 50)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @torch.no_grad()

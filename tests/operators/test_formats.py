@@ -90,7 +90,8 @@ def test_a_line_worked_by_hand():
 def test_a_frame_of_a_clip_says_how_late_it_is():
     frame = replace(tracks_of(3), clip=ClipPlace(number=1, delay=2))
     line = json.loads(track_line(frame, CATEGORIES))
-    assert line["delay_frames"] == 2 and "delay_frames" not in json.loads(track_line(tracks_of(3), CATEGORIES))
+    assert (line["delay_frames"], line["clip_frame"]) == (2, 1)
+    assert not {"delay_frames", "clip_frame"} & set(json.loads(track_line(tracks_of(3), CATEGORIES)))
 
 
 def test_clips_count_once_in_a_videos_tracks():
@@ -101,6 +102,32 @@ def test_clips_count_once_in_a_videos_tracks():
     (entry,) = video.results(1, CATEGORIES, category="majority")
     assert entry["score"] == pytest.approx(0.5) and entry["category_id"] == 4, "4 is the lower of two ids"
     assert entry["segmentations"] == [FULL] * 3
+
+
+def test_what_a_clip_said_counts_once_after_reading_too(tmp_path):
+    """Results of tracks that are read back are those of the run; the frame without instances and the last clip, filled
+    up, have their places too."""
+    path, places = tmp_path / "tracks.jsonl", [ClipPlace(0, 2), ClipPlace(1, 1), ClipPlace(0, 2), ClipPlace(0, 0)]
+    found = [[(5, 1, 0.8, FULL)], [(5, 1, 0.8, LEFT)], [(5, 0, 0.2, FULL)], []]
+    written = [replace(tracks_of(i, *found[i]), clip=places[i]) for i in range(4)]
+    path.write_text("".join(track_line(one, CATEGORIES) for one in written), encoding="ascii")
+    records = list(read_jsonl(path, CATEGORIES))
+    assert [record.clip for record in records] == places
+    results = []
+    for frames in (written, records):
+        video = VideoTracks()
+        for one in frames:
+            video.add(one)
+        (entry,) = video.results(1, CATEGORIES, category="majority")
+        results.append((round(entry.pop("score"), 4), entry))
+    assert results[0] == results[1] and results[0][0] == 0.5
+
+
+def test_a_line_may_say_its_delay_alone(tmp_path):
+    path = tmp_path / "tracks.jsonl"
+    line = track_line(replace(tracks_of(0), clip=ClipPlace(1, 2)), CATEGORIES)
+    path.write_text(line.replace(',"clip_frame":1', "") + track_line(tracks_of(1), CATEGORIES), encoding="ascii")
+    assert [record.clip for record in read_jsonl(path, CATEGORIES)] == [ClipPlace(0, 2), None]
 
 
 def test_a_fault_is_a_line_that_says_why():
@@ -146,6 +173,7 @@ def test_an_empty_file_has_no_records(tmp_path):
 
 
 GOOD = track_line(tracks_of(0, (0, 0, 0.5, FULL)), CATEGORIES)
+LATE = track_line(replace(tracks_of(0, (0, 0, 0.5, FULL)), clip=ClipPlace(1, 2)), CATEGORIES)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +192,11 @@ GOOD = track_line(tracks_of(0, (0, 0, 0.5, FULL)), CATEGORIES)
         pytest.param(GOOD.replace("[0.0,0.0,", "[0.0,"), "Expected a line", id="a box of three numbers"),
         pytest.param(GOOD.replace('"score":0.5', '"score":NaN'), "no number", id="a score that is none"),
         pytest.param(GOOD.replace('"category_id":4', '"category_id":5'), "no 5", id="a category of another network"),
+        pytest.param(LATE.replace('"delay_frames":2', '"delay_frames":-1'), "delay_frames is -1", id="ahead of itself"),
+        pytest.param(LATE.replace('"delay_frames":2', '"delay_frames":2.0'), "delay_frames is 2.0", id="half frames"),
+        pytest.param(LATE.replace('"delay_frames":2', '"delay_frames":true'), "delay_frames is True", id="a truth"),
+        pytest.param(LATE.replace('"delay_frames":2', '"delay_frames":[]'), "delay_frames is []", id="a list"),
+        pytest.param(LATE.replace('"clip_frame":1', f'"clip_frame":{10**30}'), "clip_frame is 1000", id="no clip"),
         pytest.param(GOOD.replace('"counts":"', '"counts":"1'), "RLE", id="a run too many"),
         pytest.param(GOOD.replace(FULL["counts"], "P"), "RLE", id="counts end within a number"),
     ],

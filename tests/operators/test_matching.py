@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,16 +44,9 @@ from tests.operators.small_tracks import (
     places,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RULES = ("cosine_iou", "masktrack")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine several threads wait for each other longer than these few numbers take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def memory_of(*known: tuple, dim: int = 2) -> TrackMemory:

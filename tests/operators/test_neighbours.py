@@ -31,6 +31,8 @@ from pipelines.networks import as_plain, read_network
 from pipelines.stages import STAGES
 from tests.pipelines.contract import check_stream_stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 
 
@@ -215,15 +217,6 @@ SMALL = CrossVISConfig(
 SIZES = [(64, 96), (64, 96), (64, 64), (64, 96), (64, 96), (64, 64)]
 REFERENCES = [3, 0, 2, 1, 2, 0]
 """How many references each of six frames of two sizes has."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """On a busy machine several threads wait for each other longer than this network computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import pytest
@@ -17,6 +16,8 @@ from operators.detect import DetectConfig
 from operators.detectors import DETECTORS
 from operators.network import Backbone, BatchConfig, Heads
 from operators.records import Features, FrameDetections, FrameInfo, Image
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SMALL = CrossVISConfig(
@@ -180,15 +181,6 @@ def test_batch_out_of_range(batch):
 
 FRAMES = [image(size, i, seed=10 + i) for i, size in enumerate([(60, 90), (48, 33), (60, 90), (64, 96), (40, 64)])]
 """Three share the padded size 64 x 96, two the size 64 x 64."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine several threads wait for each other longer than this network computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -41,13 +40,7 @@ from tests.operators.small_objects import (
 )
 from tests.pipelines.contract import check_stream_stage, plain
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

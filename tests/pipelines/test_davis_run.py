@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from models.tltm import TLTM
@@ -28,16 +27,10 @@ from tests.models.small import shake
 from tests.operators.small_objects import finding
 from tests.pipelines.small_relations import with_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = "configs/networks/tiny.yaml"
 ONE = EvaluationPlan(num_cpus=1, device="cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

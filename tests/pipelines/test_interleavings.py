@@ -9,7 +9,6 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,16 +26,10 @@ from tests.pipelines.small_scenes import GRAPHS, scene_graph
 from tests.pipelines.small_shuffle import Shuffled
 from tests.pipelines.small_stages import source
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = RunContext(device="cpu")
 CONFIGS = CHECKOUT / "configs"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def story(results: list) -> list:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from models.fused import InferenceConfig
@@ -28,6 +27,8 @@ from pipelines.networks import NetworkSpec, as_plain, default_graph, read_networ
 from pipelines.stages import STAGES, association_of
 from tests.pipelines.small_relations import MODEL, spec_of, with_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TLTM_GRAPH, BASELINE, HEADS, IAI = (
     f"configs/graphs/offline{name}.yaml" for name in ("_tltm", "_centermask", "", "_iai")
 )
@@ -46,14 +47,6 @@ def videos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("videos") / "data"
     write_youtube_vis(folder, replace(PRESETS["easy"], num_frames=6), seed=4, num_clips=3)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def graph_of(path: str, *overrides: str) -> Graph:

@@ -1,4 +1,5 @@
 """Pairs and clips through DALI: against inference's preprocessing, loops over masks, and hand-made frames with every
+
 oddity.
 
 Source of what is expected: CrossVIS specification 1.3 (5), 1.5 to 1.7; IAI specification 1.
@@ -10,7 +11,7 @@ import io
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ from trainers.frames import Draw, FrameAnnotations, FrameIndex, has_area
 from trainers.pairs import PairDraw, PairSampler
 from trainers.pixels import Parts, frame_pipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 CLIPS = ShapesConfig(
     width=125, height=75, num_frames=5, min_objects=4, max_objects=5, min_classes=3, num_twins=0, full_occlusions=0,
@@ -41,14 +44,6 @@ CLIPS = ShapesConfig(
 """Resized to 83 x 50: the source index of no pixel is a whole number, so nearest has no ties."""
 INPUT = InputConfig(short_side=50, long_side=90)
 SIZE = (50, 83)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -330,15 +325,19 @@ def test_closing_stops_the_thread(shapes, taken):
     pytest.param(lambda path: path.write_text("no picture at all"), "cannot be decoded: .*1/1.jpg", id="text"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:60]), "cannot be decoded: .*1/1.jpg", id="cut"),
 ])
-def test_an_image_that_cannot_be_read_is_an_error_where_the_batch_is_taken(tmp_path, spoil, message):
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_an_image_that_cannot_be_read_is_an_error_where_the_batch_is_taken(tmp_path, spoil, message, before):
+    """However far ahead it is found: a file that is missing before DALI has the batch, one that is cut after."""
     index = hand_made(tmp_path, (LANDSCAPE, {1: [(10, 10, 20, 20)] * 2}))
     spoil(tmp_path / "1" / "1.jpg")
     good, bad = draw(index, 0, 0, 0), draw(index, 0, 0, 1)
-    loader = PairLoader(iter([good, bad]), index, HALF, batch=1, device=CPU)
+    loader = PairLoader(iter([good] * before + [bad, good]), index, HALF, batch=1, device=CPU)
     try:
-        assert len(next(loader)) == 1
-        with pytest.raises(DatasetError, match=message):
-            next(loader)
+        for _ in range(before):
+            assert len(next(loader)) == 1 and loader.names[0].files == ("1/0.jpg", "1/0.jpg")
+        for _ in range(2):
+            with pytest.raises(DatasetError, match=message):
+                next(loader)
     finally:
         loader.close()
     assert loader_threads() == []

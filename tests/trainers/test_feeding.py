@@ -38,7 +38,8 @@ KINDS: dict[str, tuple[dict[str, Any], type, int]] = {
     "clips": ({"kind": "clips", "clip_frames": 3, "scale": {**SIZES, "each": "frame"}}, ClipBatch, 3),
     "clips, shrunk and enlarged": ({"kind": "clips", "clip_frames": 2, "jitter": {"probability": 0.9}}, ClipBatch, 2),
     "clips around a query": ({"kind": "clips", "clip_frames": 3, "clip_sampling": "around", "jitter": {},
-                              "flip_axis": "vertical", "boxes": "inclusive", "flip_sync": True}, ClipBatch, 3),
+                              "flip_axis": "vertical", "boxes": "inclusive", "masks": "bilinear", "flip_sync": True},
+                             ClipBatch, 3),
     "stills": ({"kind": "stills", "scale": SIZES, "jitter": {}}, StillBatch, 1),
     "stills of COCO": ({"format": "coco", "kind": "stills", "group_shapes": True}, StillBatch, 1),
     "pseudo-pairs of COCO": ({"format": "coco", "pseudo": {}, "scale": SIZES}, PairBatch, 2),
@@ -141,6 +142,7 @@ def test_names_are_those_of_the_batch_last_taken(root):
     pytest.param({"clip_sampling": "around"}, "clip_sampling: around is of clips of videos", id="a pair has no query"),
     pytest.param({"kind": "clips", "pseudo": {}, "clip_sampling": "consecutive"}, "is of clips of videos",
                  id="a still has no neighbours"),
+    pytest.param({"pseudo": {}, "masks": "bilinear"}, "masks: bilinear is of frames that do not move", id="soft"),
     pytest.param({"jitter": {"factor": [2, 1]}}, "data.jitter: factor is", id="a range the wrong way round"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other(root, changes, message):

@@ -1,7 +1,7 @@
 """What the graph does to pixels: against loops in numpy, image and masks together, on frames held in memory.
 
 Source of what is expected: TLTM specification 1.4 (motion by bilinear and nearest, 0 outside, then blur), CrossVIS 1.6,
-CiCo 1.6.
+CiCo 1.2, 1.6.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+from models.cico_targets import clip_targets
 from models.inputs import InputConfig
+from operators.preprocess import Preprocess
+from operators.records import Frame, FrameInfo
 from operators.youtube_vis_data import Annotation, Category, Dataset, Video
+from pipelines.config import resolve
+from pipelines.networks import read_network
 from trainers.augment import Blur, Changes, Window, blur_kernel, colour, motion_about
-from trainers.data import ClipLoader
+from trainers.data import ClipLoader, StillLoader
 from trainers.frames import Draw, FrameAnnotations, FrameIndex
 from trainers.pixels import Parts, frame_pipe
 from trainers.prepared import boxes_of
@@ -64,13 +69,13 @@ def index_of(masks: Sequence[np.ndarray], frames: int = 1) -> FrameIndex:
 
 def load(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], changes: Sequence[Changes], *, config=PLAIN, parts=ALL,
-    flip: bool = False, boxes: str = "annotated",
+    flip: bool = False, boxes: str = "annotated", resized: str = "nearest",
 ):  # fmt: skip
     """One clip of these frames: its images (T, 3, Hp, Wp), its targets a frame."""
     index = index_of(masks, len(images))
     draw = Draw(tuple(index.videos[0]), (flip,) * len(images), changes=tuple(changes))
     loader = ClipLoader(iter([draw]), index, config, batch=1, frames=len(images), device=torch.device("cpu"),
-                        source=Frames(images), parts=parts, boxes=boxes)  # fmt: skip
+                        source=Frames(images), parts=parts, boxes=boxes, masks=resized)  # fmt: skip
     try:
         batch = next(loader)
     finally:
@@ -287,6 +292,122 @@ def test_moved_masks_are_exclusive_where_asked():
         changes = [Changes(motion=motion_about((30, 24), 0, 1, (2, 0)), exclusive=exclusive)]
         first, second = load([picture()], [large, small], changes)[1][0].masks
         assert bool((first & second).any()) is not exclusive and second.sum() == small.sum()
+
+
+# ---------------------------------------------------------------------------------------------------- as CiCo has it
+
+
+CICO = [path for path in sorted(resolve("configs/networks").iterdir()) if path.name.startswith(("cico_", "fifo_"))]
+
+
+@pytest.mark.parametrize("path", CICO, ids=lambda path: path.stem)
+def test_all_networks_of_cico_see_plain_bilinear_frames_in_one_box(path):
+    cfg = read_network(path).config.input
+    assert (cfg.short_side, cfg.long_side, cfg.fit, cfg.divisor, cfg.antialias) == (384, 640, "box", 32, False)
+
+
+def plain_bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """In float64, of the four stored pixels round each place; no filter.  (H, W) -> (h, w)"""
+    rows, columns = (np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+                     for old, new in zip(image.shape, size, strict=True))  # fmt: skip
+    (top, down), (left, across) = ((np.floor(at).astype(int), at % 1) for at in (rows, columns))
+    below, right = (np.minimum(first + 1, old - 1) for first, old in zip((top, left), image.shape, strict=True))
+    image, down = image.astype(float), down[:, None]
+    return ((1 - down) * ((1 - across) * image[np.ix_(top, left)] + across * image[np.ix_(top, right)])
+            + down * ((1 - across) * image[np.ix_(below, left)] + across * image[np.ix_(below, right)]))  # fmt: skip
+
+
+@pytest.mark.parametrize("stored, size", [
+    pytest.param((720, 1280), (360, 640), id="720p"), pytest.param((480, 854), (359, 640), id="480p: no whole factor"),
+    pytest.param((854, 480), (384, 215), id="upright"), pytest.param((90, 160), (360, 640), id="enlarged"),
+])  # fmt: skip
+def test_frames_and_masks_of_cico_are_plain_bilinear_in_training_and_frames_in_use(stored, size):
+    """At full size, 384 x 640 with padding. Speckles, which a filter would blur and nearest would pick from."""
+    cfg = read_network("configs/networks/cico_yolact_r50.yaml").config.input
+    rng = np.random.default_rng(0)
+    one, masks = rng.integers(0, 256, (*stored, 3), np.uint8), list(rng.random((2, *stored)) < 0.5)
+    images, (targets,) = load([one], masks, [Changes()], config=cfg, parts=Parts(), resized="bilinear")
+    (used,) = Preprocess(cfg)([Frame(FrameInfo("s", 0, 0.0, *stored), one)])
+    h, w = size
+    assert torch.equal(images[0], used.pixels) and used.size == size and images.shape[-2:] == (384, 640)
+    rgb = images[0].permute(1, 2, 0)[:h, :w] * torch.tensor(cfg.std) + torch.tensor(cfg.mean)
+    for channel in range(3):
+        assert np.abs(rgb[..., channel].numpy() - plain_bilinear(one[..., channel], size)).max() <= 0.51
+    for mask, found in zip(masks, targets.masks, strict=True):
+        expected = plain_bilinear(mask, size)
+        np.testing.assert_allclose(found[:h, :w].numpy().astype(float), expected, atol=0.004)
+        assert not found[h:].any() and not found[:, w:].any()
+    wanted = np.zeros((2, 384, 640))
+    wanted[:, :h, :w] = [plain_bilinear(mask, size) for mask in masks]
+    cells = (wanted[:, 1::4, 1::4] + wanted[:, 1::4, 2::4] + wanted[:, 2::4, 1::4] + wanted[:, 2::4, 2::4]) / 4
+    clear = np.abs(cells - 0.5) >= (0 if stored == (720, 1280) else 0.004)
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(clip_targets([targets]).masks[:, 0].numpy()[clear], (cells > 0.5)[clear])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_soft_masks_go_where_the_image_goes(flip, upside_down):
+    """Each disc has a channel of the image, 255 where its mask is: they stay one, shrunk, enlarged, cut and turned."""
+    masks = [disc(20, 20, 11), disc(44, 18, 9), disc(36, 36, 10)]
+    one = np.stack(masks, axis=2).astype(np.uint8) * 255
+    config = replace(PLAIN, short_side=35, long_side=100, antialias=False)
+    changes = [Changes(), Changes(window=Window(1.4, 0.4, 0.6)), Changes(window=Window(0.6, 0, 0))]
+    images, targets = load([one] * 3, masks, changes, config=config, flip=flip, resized="bilinear",
+                           parts=Parts(window=True, upside_down=upside_down))  # fmt: skip
+    for image, frame in zip(images, targets, strict=True):
+        assert (image / 255 - frame.masks.float()).abs().max() < 0.5 / 128 + 0.5 / 255 + 1e-4
+        shares = frame.masks[(frame.masks > 0) & (frame.masks < 1)]
+        assert len(shares) > 30 and shares.unique().numel() > 9, "soft"
+
+
+def test_many_soft_masks_and_none_at_all():
+    """More than a colour image has channels; an object without a mask in one of the frames."""
+    masks = [disc(3 * i, 20, 9) for i in range(19)]
+    _, (targets,) = load([picture()], masks, [Changes()], parts=Parts(), resized="bilinear")
+    np.testing.assert_array_equal(targets.masks.numpy(), masks)
+    index = index_of(masks[:1])
+    draw = Draw((FrameAnnotations(index.dataset.videos[0], 0, ()),), (False,))
+    loader = ClipLoader(iter([draw]), index, PLAIN, batch=1, frames=1, device=torch.device("cpu"),
+                        source=Frames([picture()]), masks="bilinear")  # fmt: skip
+    ((_, (empty,)),) = next(loader).slots
+    loader.close()
+    assert empty.masks.shape == (0, H, W) and empty.masks.dtype == torch.float16
+
+
+def test_a_still_loses_an_object_only_where_no_share_of_it_is_left():
+    """At a third of the height rows 1, 4, .. 31 are seen; column 31 lies half way between two places."""
+    (lost, kept) = np.zeros((2, H, W), bool)
+    lost[30, 30] = kept[31, 31] = True
+    index = index_of([lost, kept])
+    draw = Draw((index.videos[0][0],), (False,))
+    loader = StillLoader(iter([draw]), index, replace(PLAIN, short_side=H // 3, antialias=False), batch=1,
+                         device=torch.device("cpu"), source=Frames([picture()]), masks="bilinear")  # fmt: skip
+    targets = next(loader).targets[0]
+    loader.close()
+    assert targets.identities.tolist() == [1] and targets.masks.sum() == 0.5
+
+
+def test_polygons_are_maps_of_the_stored_size_before_they_are_soft():
+    """Where masks are by nearest they are drawn at the resized size, whose pixels know no shares."""
+    outline = [[11.0, 9, 47, 9, 47, 33, 11, 33]]
+    drawn = np.zeros((H, W), bool)
+    drawn[9:33, 11:47] = True
+    dataset = index_of([drawn]).dataset
+    dataset = replace(dataset, annotations=(replace(dataset.annotations[0], segmentations=(outline,)),))
+    index = FrameIndex(dataset)
+    draws = iter([Draw((index.videos[0][0],), (False,))])
+    loader = ClipLoader(draws, index, replace(PLAIN, short_side=H // 2), batch=1, frames=1, device=torch.device("cpu"),
+                        source=Frames([picture()]), masks="bilinear")  # fmt: skip
+    ((_, (targets,)),) = next(loader).slots
+    loader.close()
+    np.testing.assert_array_equal(targets.masks[0, :24, :32].numpy(), plain_bilinear(drawn, (24, 32)))
+    assert set(targets.masks.unique().tolist()) == {0, 0.25, 0.5, 1}
+
+
+def test_masks_that_move_are_not_soft():
+    with pytest.raises(ValueError, match="masks of frames that move"):
+        load([picture()], [disc(30, 20, 9)], [Changes()], parts=ALL, resized="bilinear")
 
 
 # -------------------------------------------------------------------------------------------------------------- graphs

@@ -1,6 +1,7 @@
 """Masks as bits: against pycocotools' own pixels, resized one by one.
 
-Source of what is expected: CrossVIS specification 1.6, source index floor((j + 0.5) * scale).
+Source of what is expected: CrossVIS specification 1.6, source index floor((j + 0.5) * scale); CiCo specification 1.2,
+bilinear at (j + 0.5) * scale - 0.5.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from pycocotools import mask as coco
 
 from operators.errors import DatasetError
-from trainers.planes import bounds_of, paint, unpack
+from trainers.planes import FULL, bounds_of, paint, paint_soft, unpack, unpack_soft
 
 
 def rle(mask: np.ndarray) -> dict:
@@ -49,11 +50,14 @@ def test_nothing_to_paint(rles):
     assert masks_of(planes, len(rles)).shape == (len(rles), 4, 6)
 
 
-@pytest.mark.parametrize("size", [
+SIZES = [
     pytest.param((7, 11), id="as stored"), pytest.param((3, 5), id="half"), pytest.param((1, 1), id="a pixel"),
     pytest.param((14, 22), id="double"), pytest.param((20, 4), id="higher and narrower"),
     pytest.param((2, 31), id="lower and wider"),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("count", [1, 8, 9, 17])
 def test_masks_are_those_of_a_loop_over_pixels(size, count):
     rng = np.random.default_rng(count)
@@ -64,6 +68,50 @@ def test_masks_are_those_of_a_loop_over_pixels(size, count):
         planes = painted([written(mask) for mask in masks], (7, 11), size)
         assert planes.shape == (*size, -(-count // 8)) and planes.dtype == np.uint8
         np.testing.assert_array_equal(masks_of(planes, count), [nearest(mask, size) for mask in masks])
+
+
+def bilinear(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """In float64: every stored centre weighs by how near it is to the place, 0 from one pixel on; no filter."""
+    tents = []
+    for stored, resized in zip(mask.shape, size, strict=True):
+        places = np.clip((np.arange(resized) + 0.5) * stored / resized - 0.5, 0, stored - 1)
+        tents.append(np.clip(1 - np.abs(places[:, None] - np.arange(stored)), 0, None))
+    return tents[0] @ mask @ tents[1].T
+
+
+@pytest.mark.parametrize("rles", [pytest.param([], id="no instance"), pytest.param([None] * 2, id="none with a mask")])
+def test_nothing_to_paint_softly(rles):
+    planes = paint_soft(bounds_of(rles, (9, 7), str), (9, 7), (4, 6))
+    assert planes.shape == (4, 6, max(1, len(rles))) and not planes.any()
+    assert unpack_soft(torch.from_numpy(planes).permute(2, 0, 1), len(rles)).shape == (len(rles), 4, 6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_soft_masks_are_bilinear_shares(size):
+    rng = np.random.default_rng(0)
+    masks = rng.random((5, 7, 11)) < rng.random((5, 1, 1))
+    masks[0], masks[1] = True, False
+    masks[2, :, :4] = masks[2, :, 8:] = False                   # columns on either side without any of it
+    for written in (rle, plain):
+        planes = paint_soft(bounds_of([*map(written, masks), None], (7, 11), str), (7, 11), size)
+        assert planes.shape == (*size, 6) and planes.dtype == np.uint8 and not planes[..., 5].any()
+        found = unpack_soft(torch.from_numpy(planes).permute(2, 0, 1), 5)
+        assert found.dtype == torch.float16 and (found[0] == 1).all() and not found[1].any()
+        expected = [bilinear(mask, size) for mask in masks]
+        np.testing.assert_allclose(found.numpy().astype(float), expected, atol=0.5 / FULL + 1e-6)
+
+
+@pytest.mark.parametrize("rows, expected", [
+    pytest.param(["....", "...."], [0, 0], id="nothing"), pytest.param(["####", "####"], [1, 1], id="everything"),
+    pytest.param(["#...", "...."], [0.25, 0], id="a pixel of four"),
+    pytest.param([".#..", "#..#"], [0.5, 0.25], id="two of four are a half exactly"),
+    pytest.param(["####", ".#.."], [0.75, 0.5], id="three of four"),
+])  # fmt: skip
+def test_of_a_frame_at_half_its_size_shares_are_exact(rows, expected):
+    """No pixel is lost, as every second one is by nearest, and none is rounded."""
+    mask = np.array([[c == "#" for c in row] for row in rows])
+    planes = paint_soft(bounds_of([rle(mask)], (2, 4), str), (2, 4), (1, 2))
+    assert unpack_soft(torch.from_numpy(planes).permute(2, 0, 1), 1).tolist() == [[expected]]
 
 
 def test_masks_may_overlap_and_be_absent_in_between():

@@ -13,9 +13,9 @@ from operators.datasets.truth import open_youtube_vis
 from operators.errors import ConfigError
 from operators.weights import read_weights
 from tests.trainers.small_runs import NETWORK, write_run
+from trainers.curves import read_metrics
 from trainers.job import METRICS_FILE
 from trainers.loop import train_alone
-from trainers.report import read_metrics
 from trainers.train import make_job
 
 STILLS = {"format": "coco", "kind": "stills", "group_shapes": True,

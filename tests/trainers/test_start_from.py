@@ -31,6 +31,8 @@ from trainers.train import make_job
 from trainers.watch import Watcher
 from trainers.watchers import watchers_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLIPS = ShapesConfig(
     width=125, height=75, num_frames=6, min_objects=3, max_objects=4, min_classes=2, num_twins=0, full_occlusions=0,
     re_entries=0,
@@ -170,14 +172,6 @@ def config(tmp_path_factory) -> Path:
         "optimizer": {"learning_rate": 0.001, "warmup_steps": 0, "average_decay": 0.5}}  # fmt: skip
     (folder / "train.yaml").write_text(yaml.safe_dump(content))
     return folder / "train.yaml"
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_weights_that_cannot_begin_the_network_are_refused_before_training(config, tmp_path):

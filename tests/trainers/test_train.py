@@ -45,6 +45,8 @@ from trainers.step import Average, OptimizerConfig, learning_rate, make_optimize
 from trainers.train import prepare
 from trainers.watch import Step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 500
 CPU = torch.device("cpu")
@@ -55,15 +57,6 @@ CLIPS = ShapesConfig(
 OPTIMIZER = {"learning_rate": 0.01, "momentum": 0.9, "warmup_steps": 2, "decay_at": [0.7], "average_decay": 0.15}
 STEPS, PAIRS, SEED = 4, 4, 7
 MADE_BY = "maskstream shapes --out here --clips 3"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the workers have; sums may differ with the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +94,13 @@ def test_prepare_checks_and_makes_the_folder(config, tmp_path):
     pytest.param(["data.annotations=/no/i.json"], DatasetError, f"/no/i.json does not exist. Make it by: {MADE_BY}",
                  id="missing dataset: the command that makes it"),
     pytest.param(["data.image_root=/no"], DatasetError, f"/no does not exist. Make it by: {MADE_BY}", id="no images"),
-    pytest.param(["data.annotations=/no/i.json", "data.made_by=''"], DatasetError, "/no/i.json does not exist.",
+    pytest.param(["data.annotations=/no/i.json", "data.made_by=''"], DatasetError, "/no/i.json does not exist. Put it "
+                 "there, or say where it is by --set data.annotations=PATH.",
                  id="missing dataset, nobody knows how it is made"),
-    pytest.param(["network=nowhere.yaml"], ConfigError, "nowhere.yaml: no such file", id="missing network"),
+    pytest.param(["network=nowhere.yaml"], ConfigError, "train.yaml, network: nowhere.yaml: no such file",
+                 id="missing network"),
+    pytest.param(["network=configs/networks/tinny.yaml"], ConfigError, "no such file. Did you mean tiny.yaml?",
+                 id="missing network: the nearest of those that are shipped"),
     pytest.param(["step=3"], ConfigError, "step: no such setting. Did you mean steps?", id="unknown setting"),
     pytest.param(["optimizer.name=lion"], ConfigError, "optimizer.name: expected 'sgd' or 'adamw'", id="optimiser"),
     pytest.param(["steps=0"], ConfigError, "at least 1", id="no step"),
@@ -120,6 +117,30 @@ def test_settings_that_are_wrong(config, tmp_path, overrides, error, message):
         prepare(config, overrides, tmp_path / "run", resume=False)
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists(), "nothing is left behind"
+
+
+SHIPPED = sorted(path.name for path in (ROOT / "configs" / "training").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_run_is_read_from_any_folder_and_names_the_dataset_that_it_wants(tmp_path, monkeypatch, name):
+    """Its settings and its network stand the checks, which come before; how to come by the data is told."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError) as caught:
+        prepare(f"configs/training/{name}", [], tmp_path / "run", resume=False)
+    told = f"{ROOT / 'configs' / 'training' / name}, data.annotations: {tmp_path / 'data'}"
+    assert str(caught.value).startswith(told) and "does not exist. " in str(caught.value)
+    ways = ("Make it by: maskstream shapes --out data/", "or say where it is by --set data.annotations=PATH.")
+    assert sum(way in str(caught.value) for way in ways) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place, why", [("file", "File exists"), ("file/below", "Not a directory")])
+def test_what_can_be_no_folder_of_a_run(config, tmp_path, place, why):
+    (tmp_path / "file").write_text("somebody's")
+    with pytest.raises(ConfigError, match=f"{tmp_path / place}: cannot be the folder of a run: {why}. Name another by"):
+        prepare(config, [], tmp_path / place, resume=False)
+    assert (tmp_path / "file").read_text() == "somebody's"
 
 
 def test_a_network_for_another_number_of_classes(config, tmp_path):
@@ -314,6 +335,7 @@ image = Path(given["image"])
 whole = image.read_bytes()
 image.write_bytes(whole[:100])
 tell("cut", out=given["run"])
+Path(given["told"]).with_name("cut.html").write_bytes((Path(given["run"]) / "report.html").read_bytes())
 image.write_bytes(whole)
 if given["gpu"]:
     tell("resumed", out=given["run"], resume=True)
@@ -332,6 +354,8 @@ class Story:
     config: Path
     run: Path
     refused: Path
+    cut: Path
+    """The report of the first run, before it was resumed."""
     damaged: str
     """The image that could not be decoded in the first run, as the dataset names it."""
     told: dict[str, tuple[str, str, bool]]
@@ -358,7 +382,7 @@ def story(config, tmp_path_factory) -> Story:
     told = {name: tuple(ending) for name, ending in json.loads((folder / "told.json").read_text()).items()}
     assert len(told) == 4, f"the runs ended early:\n{printed}"
     damaged = str(image.relative_to(config.parent / "data" / "JPEGImages"))
-    return Story(config, folder / "run", folder / "refused", damaged, told)
+    return Story(config, folder / "run", folder / "refused", folder / "cut.html", damaged, told)
 
 
 def in_own_process(script: str, given: dict) -> str:
@@ -380,6 +404,17 @@ def test_a_worker_that_fails_ends_the_run_with_its_reason(story):
     kind, message, ray_runs = story.told["cut"]
     assert kind == "DatasetError" and not ray_runs
     assert "cannot be decoded" in message and story.damaged in message
+
+
+@pytest.mark.slow
+def test_the_report_tells_the_curves_so_far_and_why_they_end(story):
+    cut = story.cut.read_text(encoding="utf-8")
+    assert "2 of 4 steps" in cut and "This run ended early" in cut and 'alt="losses"' in cut
+    assert "cannot be decoded" in cut and story.damaged in cut
+    assert f"The last checkpoint is that of step 2. Go on from it by: <code>maskstream train {story.config} --out " \
+           f"{story.run} --resume</code>" in cut
+    whole = (story.run / "report.html").read_text(encoding="utf-8")
+    assert "4 of 4 steps" in whole and "This run ended early" not in whole, "written anew"
 
 
 @pytest.mark.slow
@@ -454,11 +489,11 @@ def test_old_checkpoints_are_cleared_away(story):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, message", [("too many cpus", "workers want 4 CPUs, the cluster has 2"),
-                                            ("no gpu", "workers want 1 GPUs, the cluster has 0")])
+                                            ("no gpu", "workers want 1 GPUs, the cluster has 0. Set workers.use_gpu")])
 def test_more_than_the_cluster_has_is_refused_before_any_worker_starts(story, name, message):
     kind, said, ray_runs = story.told[name]
     assert kind == "ConfigError" and message in said and not ray_runs
-    assert not (story.refused / "metrics.jsonl").exists()
+    assert not (story.refused / "metrics.jsonl").exists() and not (story.refused / "report.html").exists()
 
 
 @pytest.mark.gpu

@@ -1,4 +1,5 @@
 """CiCo and its frame-by-frame baselines trained through the same loop as every network: stills first, which then grow
+
 into clips.
 
 Source of what is expected: CiCo specification 3.2, 3.3, 3.4, 5, 6.3, 8.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -32,6 +32,8 @@ from trainers.loop import train_alone
 from trainers.step import learning_rate, make_optimizer, train_step
 from trainers.train import make_job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 CLIPS = ShapesConfig(
     width=120, height=80, num_frames=5, min_objects=2, max_objects=3, min_classes=2, num_twins=0, full_occlusions=0,
@@ -46,14 +48,6 @@ FLAT = {"box_tower": "2d", "track_tower": "2d", "cmh": "2d"}
 STILLS = {**SMALL, **FLAT, "clip_length": 1, "tracking": False,
           "match": {"box": "current", "overlap": "diou", "positive": 0.425, "negative": 0.34}}  # fmt: skip
 QUALITY = ("box", "diou", "centerness", "mask")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_network(path: Path, **model) -> Path:
@@ -153,6 +147,9 @@ def test_a_run_that_is_begun_anew_is_the_same_to_the_bit(config, tmp_path):
                  "the network 'cico' learns from 'clips' or 'stills'", id="pairs"),
     pytest.param(["data.clip_sampling=around_it"], "data.clip_sampling: expected 'gaps' or 'consecutive' or 'around'",
                  id="no such sampling"),
+    pytest.param(["network=configs/networks/condinst_r50.yaml", "data.kind=stills", "data.clip_sampling=gaps",
+                  "data.flip_sync=false", "data.masks=bilinear"],
+                 "data.masks: 'bilinear' makes masks soft, but the network 'condinst'", id="soft masks"),
 ])  # fmt: skip
 def test_settings_that_are_wrong(config, tmp_path, overrides, message):
     with pytest.raises(ConfigError) as caught:
@@ -182,7 +179,8 @@ def test_what_is_drawn_belongs_to_the_settings_of_a_run(config, tmp_path):
     def fingerprint(*overrides: str) -> str:
         return make_job(config, overrides, tmp_path).fingerprint
 
-    other = ("data.clip_sampling=around", "data.flip_axis=vertical", "data.boxes=annotated", "data.jitter=null")
+    other = ("data.clip_sampling=around", "data.flip_axis=vertical", "data.boxes=annotated", "data.jitter=null",
+             "data.masks=bilinear")  # fmt: skip
     assert len({fingerprint(), *map(fingerprint, other)}) == 1 + len(other)
 
 
@@ -288,6 +286,7 @@ def test_the_shipped_settings_for_clips(name):
     assert (data.clip_sampling, data.flip_axis, network.num_classes, network.cls_loss, network.box_tower, cfg.steps
             ) == CLIPS_AT_FULL_SIZE[name]  # fmt: skip
     assert data.clip_frames == network.clip_length == 3 and data.flip_sync and data.boxes == "inclusive"
+    assert data.masks == "bilinear" and not network.input.antialias
     assert (data.flip, data.jitter.probability, data.jitter.factor) == (0.5, 0.5, (0.5, 1.5))
     assert data.photometric is None and data.scale is None and network.input.fit == "box"
     assert (cfg.samples_per_step, cfg.batch(4), cfg.precision) == (24, 6, "float32")
@@ -304,6 +303,7 @@ def test_the_shipped_settings_for_stills():
     cfg, spec = shipped("cico_yolact_r50_coco")
     assert (cfg.data.kind, cfg.data.format, cfg.data.flip_axis) == ("stills", "coco", "vertical")
     assert (spec.config.num_classes, spec.config.clip_length, spec.config.tracking) == (80, 1, False)
+    assert cfg.data.masks == "bilinear" and not spec.config.input.antialias
     assert (spec.config.match.positive, spec.config.match.negative) == pytest.approx((0.85 * 0.5, 0.85 * 0.4))
     assert cfg.data.scale.short_sides == (300, 576) and cfg.data.scale.long_side == (800, 800)
     epoch = cfg.steps // 36

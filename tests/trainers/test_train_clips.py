@@ -5,7 +5,6 @@ Source of what is expected: IAI specification 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
@@ -30,6 +29,8 @@ from trainers.train import make_job
 from trainers.watch import Watcher
 from trainers.watchers import watchers_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 NUM_CLIPS = 20
 CLIPS = ShapesConfig(
@@ -44,14 +45,6 @@ SMALL = {
     "fcos": {"tower_convs": 1, "groups": 4, "tower_bias": False, "size_bounds": [16, 32, 64, 128]},
     "association": {"dim": 16, "hidden": 32, "groups": 4, "radius": 1, "class_channels": 96}}  # fmt: skip
 PARTS = ("class", "identity", "box", "centerness", "mask")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

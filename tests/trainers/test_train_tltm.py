@@ -5,7 +5,8 @@ Source of what is expected: TLTM specification 1.2, 3.1 to 3.4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
 from itertools import repeat
 from pathlib import Path
 
@@ -14,12 +15,16 @@ import torch
 import yaml
 
 from models.tltm import TLTM
-from operators.errors import ConfigError, DatasetError
+from operators.class_names import CLASS_NAMES
+from operators.errors import CheckpointError, ConfigError, DatasetError
 from operators.weights import read_weights
 from pipelines.config import build, load_yaml, resolve
 from pipelines.graph import load_graph
 from pipelines.networks import load_network, read_network
 from pipelines.stages import STAGES, association_of
+from pipelines.weights import import_release, save_import
+from tests.models.releases import Sizes, filled
+from tests.models.test_importers_tltm import centermask
 from tests.trainers.small_runs import NETWORK, write_run
 from tests.trainers.test_train_clips import cut_after, prepared
 from trainers.ablate import _mark
@@ -32,21 +37,17 @@ from trainers.loop import Alone, run_worker, train_alone
 from trainers.step import learning_rate, train_step
 from trainers.train import make_job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SHARED = {key: NETWORK["model"][key] for key in ("num_classes", "input", "backbone", "channels", "fcos")}
 STILLS = {"network": "centermask", "model": {**SHARED, "mask_convs": 1}}
 PAIRS = {"network": "tltm", "association": "edges", "model": {
     **SHARED, "mask_convs": 1, "train_reference": "previous", "regions": "proposals", "object_dim": 16,
     "graph_hidden": 8, "proposals": {"min_class": 0.01, "max_per_frame": 20}}}  # fmt: skip
+OF_RELEASE = {**SHARED, "num_classes": 40, "fcos": {**SHARED["fcos"], "tower_convs": 4}, "mask_convs": 4}
+"""As many layers and classes as the released networks."""
 PARTS = ("class", "box", "centerness", "mask", "edge")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,56 @@ def test_stills_begin_pairs_and_the_weights_can_be_used(configs, tmp_path):
     with torch.inference_mode():
         pyramid = network.features(torch.zeros(1, 3, 64, 96))
         assert network.heads(pyramid, (pyramid,)).class_logits.isfinite().all()
+
+
+@pytest.fixture
+def coco_weights(tmp_path) -> Path:
+    """CenterMask2's file of COCO, of few channels and small numbers, imported with the rows that YouTube-VIS shares."""
+    sizes = Sizes(blocks=(1, 1, 1, 1), stem=8, mid=4, channels=16, classes=80)
+    torch.save({name: (0.1 * value).abs() + 0.01 if "running_var" in name else 0.1 * value
+                for name, value in filled(centermask(sizes)).items()}, tmp_path / "coco.pth")             # fmt: skip
+    (tmp_path / "net.yaml").write_text(yaml.safe_dump({"network": "centermask", "model": OF_RELEASE}))
+    done = import_release(tmp_path / "coco.pth", "centermask2", str(tmp_path / "net.yaml"), transplant_classes=True)
+    save_import(done, tmp_path / "coco.safetensors")
+    return tmp_path / "coco.safetensors"
+
+
+def with_classes(config: Path, folder: Path, network: dict, names: tuple[str, ...]) -> Path:
+    """The training file `config` of another network, on videos alone, whose first classes are called otherwise."""
+    content = yaml.safe_load(config.read_text())
+    dataset = json.loads(Path(content["data"]["annotations"]).read_text())
+    dataset["categories"] = [{"id": id, "name": name} for id, name in enumerate(names, start=1)]
+    folder.mkdir()
+    (folder / "instances.json").write_text(json.dumps(dataset))
+    (folder / "net.yaml").write_text(yaml.safe_dump(network))
+    data = {**content["data"], "annotations": str(folder / "instances.json"), "stills": []}
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump({**content, "network": str(folder / "net.yaml"), "data": data}))
+    return path
+
+
+def test_coco_weights_with_shared_classes_begin_both_trainings(configs, coco_weights, tmp_path):
+    """A step of CenterMask on stills and one of TLTM on pairs; both score with the file's rows."""
+    names, begun = CLASS_NAMES["youtube-vis-2019"], read_weights(coco_weights).state
+    of_pairs = {**PAIRS, "model": {**PAIRS["model"], **OF_RELEASE}}
+    for config, network in zip(configs, ({**STILLS, "model": OF_RELEASE}, of_pairs), strict=True):
+        path = with_classes(config, tmp_path / network["network"], network, names)
+        job = prepared(path, tmp_path / f"run-{network['network']}", f"start_from={coco_weights}", "steps=1",
+                       "optimizer.average_decay=null", "optimizer.learning_rate=1e-9")                    # fmt: skip
+        found = read_weights(train_alone(job, CPU))
+        (row,) = read_metrics(job.out / "metrics.jsonl")
+        assert all(math.isfinite(row[part]) for part in PARTS if part in row) and found.classes == names
+        for name in ("fcos.class_logits.weight", "mask_head.logits.weight", "fcos.class_logits.bias"):
+            assert torch.allclose(found.state[name], begun[name], atol=1e-6), name
+
+
+def test_rows_of_classes_are_not_taken_for_those_of_others(configs, coco_weights, tmp_path):
+    for names, told in ((CLASS_NAMES["youtube-vis-2021"], "'person', but .* has 'airplane' as class 1"),
+                        (CLASS_NAMES["youtube-vis-2019"][:1] + CLASS_NAMES["youtube-vis-2019"][::-1][:39],
+                         "'giant_panda', but .* has 'tennis_racket' as class 2")):                        # fmt: skip
+        path = with_classes(configs[0], tmp_path / names[1], {**STILLS, "model": OF_RELEASE}, names)
+        with pytest.raises(CheckpointError, match=f"were copied for {told}.*again without --transplant-classes"):
+            make_job(path, [f"start_from={coco_weights}"], tmp_path / "out")
 
 
 def test_a_cut_run_goes_on_as_if_it_had_not_been(configs, tmp_path):
