@@ -290,4 +290,4 @@ class Flow:
             under_way = sum(call.num_frames for place in places for call in place.calls)
             deaths = self.recoverer.deaths[places[0].group]
             groups.append(replace(told, waiting=waiting, under_way=under_way, restarts=deaths))
-        return self._ledger.status(tuple(groups), len(self.open), self.recoverer.rewinds)
+        return self._ledger.status(tuple(groups), len(self.open), self.recoverer.rewinds, self.recoverer.set_aside)

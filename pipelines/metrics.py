@@ -69,8 +69,8 @@ METRICS = {
 
 UNDECODABLE, TORN_PACKET, LATE = "undecodable", "torn_packet", "queue_full"
 """Reasons of dropped frames: a frame that was reported, a packet that gave no frame, a live source's queue."""
-SOURCE, STAGE = "source", "stage"
-"""Reasons of failed streams: who failed."""
+SOURCE, STAGE, POISON = "source", "stage", "poison"
+"""Reasons of failed streams: who failed, or that a frame killed its process again and again."""
 
 
 class _Series:
@@ -181,6 +181,7 @@ class RunMetrics:
         series.set("maskstream_open_streams", status.streams_open)
         series.add("maskstream_rewinds", status.rewinds - self._told.rewinds)
         series.add("maskstream_dropped_frames", status.dropped - self._told.dropped, reason=LATE)
+        series.add("maskstream_failed_streams", status.set_aside - self._told.set_aside, reason=POISON)
         self._told = status
 
     def _note(self, span: Span) -> None:

@@ -6,6 +6,8 @@ Out:    which of the three it is, and the error as if it had been raised here
 
 from __future__ import annotations
 
+import re
+
 import ray.exceptions
 
 from operators.errors import MaskstreamError, StageError
@@ -44,4 +46,6 @@ def told(error: ray.exceptions.RayError, name: str) -> MaskstreamError:
 
 
 def line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    """What an error says, on one line; of a death without Ray's names for the actor and its guesses at causes."""
+    said = re.sub(r"class_name: .*? ip: \S+ ", "", " ".join(str(error).split()))
+    return said.partition(" Some common causes include:")[0][:500]

@@ -36,6 +36,8 @@ class Recoverer:
         self.deaths = [0] * len(graph.placement)
         """Of each group."""
         self.rewinds = 0
+        self.set_aside = 0
+        """Streams that end at a frame which kills."""
 
     def died(self, place: Place, why: str, blame: bool) -> None:
         """A replica is gone. `blame`: what it worked on may be the reason."""
@@ -130,6 +132,7 @@ class Recoverer:
         where = "when it closed" if mark >= CLOSING else f"frame {mark}"
         deaths = f"its worker process died {stream.kills[2]} times, each time with nothing else at work"
         reason = f"'{stages}', stream '{stream.name}', {where}: {deaths}: {why}"
+        self.set_aside += stream.limit is None
         if stream.limit is None and mark < CLOSING:
             stream.limit, stream.verdict, stream.kills = mark, reason, NEVER
             return stream

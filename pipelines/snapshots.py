@@ -78,7 +78,8 @@ def open_store(where: str, mark: str | None = None, tell: Tell = warnings.warn) 
     Stores of one mark in one place share what they keep: a mark made of the job (its network, graph, settings and
     outputs) lets a driver that starts again take up what the killed one left. Without one, nobody else finds it.
     `tell` hears of damaged snapshots and of files that could not be removed.
-    Raises: ConfigError for a place that cannot be used; a directory is made, other places are first used by `put`.
+    Raises: ConfigError for a place that cannot be used: it is written to before any work. A directory is made, a bucket
+    of an object store is not.
     """
     if where == "object_store":
         return ObjectStore(tell)
@@ -97,9 +98,14 @@ def open_store(where: str, mark: str | None = None, tell: Tell = warnings.warn) 
         raise ConfigError(f"recovery.store: '{where}' cannot be used: {error}.") from error
     if not root.strip("/"):
         raise ConfigError(f"recovery.store: '{where}' names no folder; expected one, such as {where}snapshots.")
-    return _in_directory(Path(root), mark, tell) if isinstance(files, LocalFileSystem) else Files(
-        files, f"{root.rstrip('/')}/{mark}", tell
-    )
+    if isinstance(files, LocalFileSystem):
+        return _in_directory(Path(root), mark, tell)
+    store = Files(files, f"{root.rstrip('/')}/{mark}", tell)
+    try:
+        store.try_out()
+    except Exception as error:                      # of whatever type the library behind the file system likes
+        raise ConfigError(f"recovery.store: '{where}' cannot be written to: {_line(error)}.") from error
+    return store
 
 
 def _in_directory(directory: Path, mark: str, tell: Tell) -> Files:
@@ -189,6 +195,12 @@ class Files:
         self._frames.clear()
         self._remove(self._root, recursive=True)
 
+    def try_out(self) -> None:
+        """Write a file and remove it. Raises what the file system says: no such bucket, no credentials, no network."""
+        path = f"{self._root}/probe"
+        self._pipe(path, b"")
+        self._files.rm(path)
+
     def _found(self, stream: str) -> set[int]:
         """The frames of which there are snapshots; listed once, then remembered: listing is slow on remote stores."""
         if stream not in self._frames:
@@ -214,12 +226,22 @@ class Files:
 
     def _write(self, path: str, data: bytes) -> None:
         """Whole or not at all. Object stores write so by themselves; where others do not, the checksum finds it out."""
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         if not isinstance(self._files, LocalFileSystem):
-            self._files.pipe_file(path, data)
+            self._pipe(path, data)
             return
+        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         with replacing(path) as part:
             part.write_bytes(data)
+
+    def _pipe(self, path: str, data: bytes) -> None:
+        """Object stores have no folders; to make one first costs a request, and may make a bucket that is misspelt."""
+        try:
+            self._files.pipe_file(path, data)
+        except FileNotFoundError:
+            if not self._files.exists(path[: path.find("/", 1)]):
+                raise                       # no such bucket, or no such place at all
+            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._files.pipe_file(path, data)
 
     def _read(self, path: str) -> bytes:
         """Raises ValueError for a file larger than any snapshot, before a byte of it is read."""

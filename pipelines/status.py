@@ -55,6 +55,8 @@ class Status:
     """Frames that a live source let go; with files none."""
     rewinds: int = 0
     """Times that a stream was restored from a snapshot and done again from there."""
+    set_aside: int = 0
+    """Streams that end at a frame which killed its worker process again and again."""
 
 
 OnStatus = Callable[[Status], None]
@@ -102,8 +104,11 @@ class Ledger:
             )
         return given
 
-    def status(self, groups: tuple[GroupStatus, ...], streams_open: int, rewinds: int = 0) -> Status:
-        return Status(groups, streams_open, self._done, self._failed, self._given, self._faults, rewinds=rewinds)
+    def status(
+        self, groups: tuple[GroupStatus, ...], streams_open: int, rewinds: int = 0, set_aside: int = 0
+    ) -> Status:
+        given = (self._done, self._failed, self._given, self._faults)
+        return Status(groups, streams_open, *given, rewinds=rewinds, set_aside=set_aside)
 
 
 class Teller:

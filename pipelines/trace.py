@@ -47,6 +47,8 @@ class TraceWriter:
         self._rows = {stage.name: number for number, stage in enumerate(graph.stages, start=1)}
         self._groups = {stage: "+".join(group.stages) for group in graph.placement for stage in group.stages}
         self._processes: dict[str, int] = {}
+        self._told: dict[int, list[str]] = {}
+        """Number of a process -> groups whose rows have titles: on Ray one, in this process all."""
         self._streams: dict[str, int] = {}
         self._bytes = 0
         try:
@@ -86,10 +88,11 @@ class TraceWriter:
 
     def _of_span(self, span: Span) -> Iterator[dict[str, Any]]:
         """A slice, and an arrow's point for each of its frames."""
-        if span.process not in self._processes:
-            self._processes[span.process] = len(self._processes) + 1
-            yield from self._titles(span)
-        place = {"pid": self._processes[span.process], "tid": self._rows[span.stage], "ts": round(span.start_s * 1e6)}
+        pid, group = self._processes.setdefault(span.process, len(self._processes) + 1), self._groups[span.stage]
+        if group not in self._told.setdefault(pid, []):
+            self._told[pid].append(group)
+            yield from self._titles(span.process, pid, group)
+        place = {"pid": pid, "tid": self._rows[span.stage], "ts": round(span.start_s * 1e6)}
         duration = max(1, round(span.seconds * 1e6))
         args = {"frames": [list(frames) for frames in span.frames]}
         yield {"ph": "X", "cat": "stage", "name": span.stage, "dur": duration, "args": args, **place}
@@ -99,13 +102,13 @@ class TraceWriter:
             for index in range(first, last + 1):
                 yield {"ph": point, "bp": "e", "cat": "frame", "name": "frame", "id": number + index, **place}
 
-    def _titles(self, span: Span) -> Iterator[dict[str, Any]]:
-        """What viewers write beside the rows of a process."""
-        pid, group = self._processes[span.process], self._groups[span.stage]
-        stages = [stage for stage in self._rows if self._groups[stage] == group]
-        yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": f"{group}: {span.process}"}}
-        yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": self._rows[stages[0]]}}
-        for stage in stages:
+    def _titles(self, process: str, pid: int, group: str) -> Iterator[dict[str, Any]]:
+        """What viewers write beside the rows of a process, when it turns out to hold this group (too)."""
+        first = min(row for stage, row in self._rows.items() if self._groups[stage] in self._told[pid])
+        name = f"{', '.join(self._told[pid])}: {process}"
+        yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
+        yield {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": first}}
+        for stage in (stage for stage in self._rows if self._groups[stage] == group):
             yield {"ph": "M", "name": "thread_name", "pid": pid, "tid": self._rows[stage], "args": {"name": stage}}
 
     def _write(self, events: Iterable[dict[str, Any]]) -> None:
@@ -182,8 +185,10 @@ def _slices(path: str | Path) -> Iterator[dict[str, Any]]:
                 event = _event(line, f"{path}: no trace of `maskstream run --trace`: line {number}")
                 if event is not None:
                     yield event
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}.") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: no trace of `maskstream run --trace`: it is not text in UTF-8.") from error
 
 
 def _event(line: str, where: str) -> dict[str, Any] | None:
@@ -193,6 +198,8 @@ def _event(line: str, where: str) -> dict[str, Any] | None:
     try:
         event = json.loads(line.rstrip().removesuffix(","))
         return _checked(event) if event["ph"] == "X" else None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not JSON.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{where}: {type(error).__name__}: {error}.") from error
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray.exceptions
+from ray._private import worker  # what Ray holds of its transfers can be let go of by no public name
 
 from operators.errors import GraphError
 from pipelines.graph import Graph
@@ -59,8 +60,19 @@ def connect(actors: Sequence[Any], backend: str) -> Any:
 
 
 def disconnect(communicator: Any) -> None:
-    """Forget a communicator whose actors are dead."""
+    """Forget a communicator whose actors are dead, and all that Ray holds of what went through it."""
     from ray.experimental.collective import destroy_collective_group
 
-    with contextlib.suppress(ray.exceptions.RayError):  # they cannot be told any more
+    _unwatch()
+    # The actors cannot be told any more; and where one died while it sent, Ray has ended the communicator itself.
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
         destroy_collective_group(communicator)
+
+
+def _unwatch() -> None:
+    """End the thread in which Ray watches transfers, of this process: it holds the last one's references until another
+    comes, which begins the thread anew. What waits for it is let go too."""
+    manager = worker.global_worker.rdt_manager
+    manager.shutdown()
+    while not manager._unmonitored_transfers.empty():
+        manager._unmonitored_transfers.get()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from pipelines.commands.run import grouped
 from pipelines.commands.shared import add_set
@@ -73,11 +74,13 @@ def execute(args: argparse.Namespace) -> int:
     from pipelines.chaos_scenario import check_scenario, load_scenario
     from pipelines.graph import RunContext, load_graph
     from pipelines.networks import read_checkpoint, read_network
+    from pipelines.run import refuse_live
     from pipelines.stages import STAGES
 
     groups = grouped(args.overrides, ("network", "scenario"))
     spec = read_network(args.network, tuple(groups["network"]))
     graph = load_graph(args.graph, STAGES, groups["graph"])
+    refuse_live(graph)
     scenario = load_scenario(args.scenario, groups["scenario"], args.seed)
     check_scenario(scenario, graph, args.scenario)
     read_checkpoint(spec)
@@ -101,7 +104,7 @@ def _tried(args: argparse.Namespace, graph: Graph, sources: Sequence[Source], co
     out = Path(args.out)
     interrupts = Interrupts()
     try:
-        with progress() as tell, _quiet(out), interrupts:
+        with _quiet(out) as terminal, progress(terminal) as tell, interrupts:
             tell("starting nodes", 0)
             with simulated(scenario.nodes, graph, args.device) as nodes:
                 done = trial(graph, sources, context, scenario, nodes, tell, interrupts)
@@ -114,12 +117,12 @@ def _tried(args: argparse.Namespace, graph: Graph, sources: Sequence[Source], co
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, int], None]]:
+def progress(terminal: TextIO) -> Iterator[Callable[[str, int], None]]:
     """A bar for each part of the work, its whole what was counted before; where there is no terminal, a line."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console, known, counted = Console(file=sys.stderr), {}, 0
+    console, known, counted = Console(file=terminal), {}, 0
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 
@@ -136,8 +139,11 @@ def progress() -> Iterator[Callable[[str, int], None]]:
 
 
 @contextmanager
-def _quiet(folder: Path) -> Iterator[None]:
-    """What Ray prints of each death goes to a file: there are many, and all are meant."""
+def _quiet(folder: Path) -> Iterator[TextIO]:
+    """What Ray prints of each death goes to a file, there are many, and all are meant: also what it prints past Python.
+
+    Gives standard error as it was.
+    """
     from operators.errors import ConfigError
 
     try:
@@ -145,5 +151,12 @@ def _quiet(folder: Path) -> Iterator[None]:
         file = (folder / "ray.log").open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {folder}: nothing can be written there ({error.strerror or error}).") from error
-    with file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
-        yield
+    sys.stderr.flush()
+    with file, os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
+        os.dup2(file.fileno(), 2)
+        try:
+            with contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
+                yield terminal
+        finally:
+            file.flush()
+            os.dup2(terminal.fileno(), 2)

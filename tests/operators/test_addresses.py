@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 from importlib.util import find_spec
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from operators.addresses import find, is_address, is_pattern, listing, local_path
+from operators.copies import copied
 from operators.errors import SourceError
+from operators.sources import Source
 
 
 @pytest.fixture
@@ -81,6 +84,25 @@ def test_a_file_that_is_written_again_has_another_version(bucket):
 def test_what_cannot_be_read_is_named(bucket, address, says):
     with pytest.raises(SourceError, match=says):
         find(address)
+
+
+def test_a_bucket_of_a_real_object_store(s3):
+    files = fsspec.filesystem("s3")
+    for name in ("top.mp4", "day/a.mp4", "day/b.txt", "day/deep/er/c.mp4"):
+        files.pipe(f"bucket/videos/{name}", name.encode())
+    found = {one.address.removeprefix(f"{s3}/videos/"): one for one in find(f"{s3}/videos/**/*.mp4")}
+    assert {name: one.num_bytes for name, one in found.items()} == {
+        name: len(name) for name in ("top.mp4", "day/a.mp4", "day/deep/er/c.mp4")
+    }
+    inside = {one.address.removeprefix(f"{s3}/videos/day/"): one.is_folder for one in listing(f"{s3}/videos/day")}
+    assert inside == {"a.mp4": False, "b.txt": False, "deep": True}
+    files.pipe("bucket/videos/day/a.mp4", b"another")
+    (again,) = find(f"{s3}/videos/day/a.mp4")
+    assert again.version and again.version != found["day/a.mp4"].version
+    with copied(Source("a", "video", f"{s3}/videos/day/a.mp4")) as local:
+        assert Path(local.path).read_bytes() == b"another"
+    with pytest.raises(SourceError, match=f"'{s3}/videos/none.mp4' does not exist"):
+        find(f"{s3}/videos/none.mp4")
 
 
 @pytest.mark.skipif(find_spec("s3fs") is not None, reason="the driver of s3:// is installed here")

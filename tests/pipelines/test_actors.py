@@ -22,7 +22,7 @@ from pipelines.networks import read_network
 from pipelines.placement import Batching, Placement, Recovery
 from pipelines.stages import STAGES
 from tests.pipelines.contract import plain
-from tests.pipelines.real_cluster import killed_at, objects, stream_of, workers
+from tests.pipelines.real_cluster import assert_nothing_is_left, killed_at, objects, stream_of, workers
 from tests.pipelines.small_stages import graph, source
 
 pytestmark = pytest.mark.usefixtures("cluster", "in_time")
@@ -51,8 +51,9 @@ def test_real_videos_through_a_real_network_are_equal_to_the_last_bit(clips, tra
     placement = (first, Placement(stages=tuple(cuts[1]), num_cpus=1))
     settings = Batching(streams=2, frames=5)
     split = replace(whole, placement=placement, batching=settings, recovery=Recovery(snapshot_every=8, max_kills=20))
-    context = RunContext(network, "cpu")
+    context, before = RunContext(network, "cpu"), objects()
     given = killed_at(run_actors(split, clips, context), {chance.randrange(3, 70): killed}, chance)
+    assert_nothing_is_left(before)
     calm = list(run_local(replace(split, placement=placement), clips, context))
     for one in clips:
         assert [plain(each) for each in given if stream_of(each) == one.name] == [

@@ -93,6 +93,7 @@ def test_a_poison_frame_ends_its_stream_and_no_other(group, frame):
     assert end[:3] == ("end", frame, True)
     said = f"'{ALL[group]}', stream 'bane', frame {frame}: its worker process died 2 times, each time with nothing else"
     assert end[3].startswith(said)
+    assert player.flow.recoverer.set_aside == 1
     assert player.deaths <= 4  # together with others, then twice alone; and a frame that others kept company
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from operators.errors import ConfigError, StageError
 from pipelines import snapshots
@@ -31,6 +32,7 @@ class Place:
     def files(self) -> list[str]:
         """All files that lie there, as paths below the place."""
         system, root = fsspec.core.url_to_fs(self.where)
+        system.invalidate_cache()
         return sorted(path[len(root) + 1 :] for path in system.find(root)) if system.exists(root) else []
 
     def write(self, name: str, data: bytes) -> None:
@@ -42,11 +44,13 @@ class Place:
         return system.cat_file(f"{root}/{name}")
 
 
-@pytest.fixture(params=["directory", "file://", "memory://"])
+@pytest.fixture(params=["directory", "file://", "memory://", "s3://"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """Places whose files can be looked at."""
     name = uuid.uuid4().hex
     where = {"directory": f"{tmp_path}/deep/er", "file://": f"file://{tmp_path}/x", "memory://": f"memory://{name}/x"}
+    if request.param == "s3://":
+        where["s3://"] = f"{request.getfixturevalue('s3')}/{name}"
     yield Place(where[request.param])
     if request.param == "memory://":
         fsspec.filesystem("memory").rm(f"/{name}", recursive=True) if fsspec.filesystem("memory").exists(name) else None
@@ -242,6 +246,40 @@ def test_places_that_cannot_be_used(tmp_path, where, mark, says):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=re.escape(says)):
         open_store(where.format(tmp=tmp_path), mark)
+
+
+def test_a_bucket_that_is_misspelt_is_told_before_any_work_and_not_made(s3):
+    with pytest.raises(ConfigError, match="'s3://bukket/x' cannot be written to: FileNotFoundError"):
+        open_store("s3://bukket/x", "job")
+    files = fsspec.filesystem("s3")
+    files.invalidate_cache()
+    assert files.ls("") == ["bucket"]
+
+
+class _Folders(MemoryFileSystem):
+    """Files can be written into folders that are there alone, as over SFTP."""
+
+    protocol, store, pseudo_dirs = "folders", {}, ["", "/home"]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("folders://"))
+
+    def pipe_file(self, path, value, mode="overwrite", **more):
+        if not self.isdir(self._parent(path)):
+            raise FileNotFoundError(path)
+        super().pipe_file(path, value, mode, **more)
+
+
+def test_folders_are_made_where_a_file_system_has_them():
+    fsspec.register_implementation("folders", _Folders, clobber=True)
+    with pytest.raises(ConfigError, match="cannot be written to: FileNotFoundError"):
+        open_store("folders:///nowhere/states", "job")
+    store = open_store("folders:///home/mine/states", "job")
+    store.put("a", 64, STATE)
+    assert store.latest("a") == (64, STATE) and not _Folders().exists("/nowhere")
+    store.close()
+    assert _Folders().find("/home") == []
 
 
 class _Gone:

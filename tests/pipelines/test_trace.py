@@ -42,7 +42,7 @@ def written(path: Path, *spans: Span) -> list[dict]:
         pytest.param([span("unpack", 0, 5, ("a", 0, 1))], ["M", "M", "M", "M", "X", "s", "s"], id="the first stage"),
         pytest.param(
             [span("unpack", 0, 5, ("a", 7, 7)), span("paint", 5, 1, ("a", 7, 7)), span("total", 7, 1, ("a", 7, 7))],
-            ["M", "M", "M", "M", "X", "s", "X", "t", "X", "f"],
+            ["M", "M", "M", "M", "X", "s", "X", "t", "M", "M", "M", "M", "X", "f"],
             id="to the last, in one process",
         ),
     ],
@@ -71,6 +71,11 @@ def test_every_frame_of_a_run_goes_through_all_stages(tmp_path):
     assert len(results) == 7 + 3 + 2 and writer.note is None
     events = json.loads(path.read_text())
     slices = {(e["pid"], e["tid"], e["ts"]): e for e in events if e["ph"] == "X"}
+    rows = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {row[:2]: e["name"] for row, e in slices.items()} == rows, "every row has its title, in one process too"
+    assert [e["args"]["name"].partition(":")[0] for e in events if e["name"] == "process_name"][-1] == (
+        "unpack+paint, window+total"
+    )
     ways: dict[int, list[tuple[float, str, str]]] = {}
     for event in events:
         if event["ph"] in "stf":
@@ -144,7 +149,7 @@ CALL = {"ph": "X", "name": "paint", "ts": 1, "dur": 1, "pid": 1, "args": {"frame
     [
         pytest.param("", "a trace without a frame", id="empty"),
         pytest.param("[\n]", "a trace without a frame", id="no event"),
-        pytest.param("[\nnonsense", "line 2: JSONDecodeError", id="no JSON"),
+        pytest.param("[\nnonsense", "line 2 is not JSON.", id="no JSON"),
         pytest.param("[\n7,", "line 2: TypeError", id="no event but a number"),
         pytest.param("[" * 200_000, "line 1: RecursionError", id="nested"),
         pytest.param(json.dumps(CALL | {"dur": float("nan")}), "out of range", id="NaN"),
@@ -152,12 +157,17 @@ CALL = {"ph": "X", "name": "paint", "ts": 1, "dur": 1, "pid": 1, "args": {"frame
         pytest.param(json.dumps(CALL | {"name": 5}), "a name is no text", id="no name"),
         pytest.param(json.dumps(CALL | {"args": {"frames": [["a", 0, 1 << 40]]}}), "a million", id="too many frames"),
         pytest.param(json.dumps(CALL | {"args": {}}), "KeyError", id="no frames"),
-        pytest.param("\xff\n", "cannot be read", id="no text"),
+        pytest.param("\xff\n", "it is not text in UTF-8.", id="no text"),
     ],
 )
 def test_what_is_no_trace_is_refused(text, message, tmp_path):
     (tmp_path / "t.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=re.escape(message)):
+        slowest(tmp_path / "t.json")
+
+
+def test_a_trace_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="t.json: cannot be read: No such file or directory[.]$"):
         slowest(tmp_path / "t.json")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from operators.errors import GraphError
-from pipelines.transport import check_transports, joined
+from pipelines.transport import check_transports, disconnect, joined
 from tests.pipelines.small_stages import graph
 
 ALL = ["unpack", "paint", "window", "total"]
@@ -50,3 +50,8 @@ def test_transports_that_cannot_be_had(transports, settings, message):
         check_transports(graph(_split(*transports, **settings)).placed(4, 0))
     assert str(raised.value).startswith(message)
     check_transports(graph(_split(*["object_store"] * 4)).placed(4, 0))
+
+
+def test_a_communicator_that_ray_ended_itself_is_forgotten_all_the_same():
+    """As it does where an actor dies while it sends: then the run that goes on finds it gone."""
+    disconnect("ended before")
