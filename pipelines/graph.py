@@ -29,6 +29,9 @@ from pipelines.stage import Stage
 SETTINGS = ("batching", "recovery", "strategy")
 """Settings of a graph file that `--set` reaches, beside those of its stages."""
 
+NETWORK_SETTINGS = ("association", "detect", "edges", "inference", "model", "weights")
+"""Settings of a network's file, for who leaves out the `network.` before them."""
+
 RESERVED = ("network", "sinks", "placement", *SETTINGS)
 """Names that `--set NAME.key=value` has another use for."""
 
@@ -143,12 +146,17 @@ def load_graph(path: str | Path, kinds: Mapping[str, StageKind], overrides: Iter
     where = str(path)
     mapping = load_yaml(resolve(path))
     stages = mapping.get("stages")
+    if stages is None and "network" in mapping:
+        raise ConfigError(f"{where}: this is the file of a network or of its training, but a graph is expected, as "
+                          f"configs/graphs/offline.yaml.")  # fmt: skip
     prefixed = []
     for override in overrides:
         name = override.split("=")[0].split(".")[0].strip()
         known = [*(stages if isinstance(stages, dict) else ()), *SETTINGS]
         if name not in known:
             hint = did_you_mean(name, [*known, "network", "sinks"])
+            if name in NETWORK_SETTINGS:
+                hint = f" Did you mean network.{override.strip()}?"
             raise ConfigError(f"{where}: '{override}': no stage '{name}'.{hint}")
         prefixed.append(override if name in SETTINGS else f"stages.{override.strip()}")
     return parse_graph(apply_overrides(mapping, prefixed, where), kinds, where)

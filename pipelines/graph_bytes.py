@@ -85,7 +85,8 @@ def measure(
         group = StageGroup((spec,), context)
         records = _pulled(group, source) if number == 0 else _given(group, records, source, closing=True)
         if not records:
-            raise StageError(f"{spec.name}, stream '{source.name}': gave no frame of the clip that was to be weighed.")
+            raise StageError(f"{spec.name}, stream '{source.name}': gave no frame of the clip that was to be weighed. "
+                             f"Of a live graph add --no-bytes.")  # fmt: skip
         edges.append(_edge(spec.name, records))
     return tuple(edges)
 

@@ -279,6 +279,8 @@ def _locked(directory: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         handle = os.open(directory, os.O_RDONLY)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"--out {directory}: cannot be made: a file stands in its way. Name a folder.") from error
     except OSError as error:
         raise ConfigError(f"--out {directory}: cannot be made: {error.strerror or error}.") from error
     try:

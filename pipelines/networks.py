@@ -27,6 +27,8 @@ from operators.object_graph import ObjectGraphConfig
 from operators.weights import Checkpoint, load_into, read_weights
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 
+_OTHER_FILES = {"stages": "a graph", "samples_per_step": "a training run", "videos": "a dataset", "images": "a dataset"}
+
 RELATED: tuple[Association, ...] = ("edges", "boxes")
 """Tracks that the stage `relate` gives."""
 
@@ -69,7 +71,12 @@ class NetworkSpec:
 def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
     """Raises ConfigError naming file and key."""
     where = resolve(path)
-    file = build(_NetworkFile, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
+    mapping = load_yaml(where)
+    for key, what in _OTHER_FILES.items():
+        if key in mapping:
+            raise ConfigError(f"{where}: this is the file of {what}, but a network is expected, as "
+                              f"configs/networks/tiny.yaml.")  # fmt: skip
+    file = build(_NetworkFile, apply_overrides(mapping, overrides, str(where)), str(where))
     if file.network not in NETWORKS:
         raise ConfigError(f"{where}, network: no network '{file.network}'.{did_you_mean(file.network, NETWORKS)}")
     _, settings = NETWORKS[file.network]
@@ -103,7 +110,9 @@ def read_checkpoint(spec: NetworkSpec) -> Checkpoint:
     Raises CheckpointError: none named, unreadable, of another network, or with parts that were never trained.
     """
     if spec.weights is None:
-        raise CheckpointError(f"{spec.where}: names no weights. Make some by `maskstream train`, then set `weights:`.")
+        raise CheckpointError(f"{spec.where}: names no weights. Train some by `maskstream train`, or import those of a "
+                              f"release by `maskstream weights import`; then name them by `weights:` there, or by "
+                              f"--set network.weights=FILE.")  # fmt: skip
     checkpoint = read_weights(spec.weights)
     if checkpoint.network != spec.name:
         raise CheckpointError(f"{spec.weights}: weights of '{checkpoint.network}', but {spec.where} is '{spec.name}'.")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from operators.errors import ConfigError, SourceError
+from operators.live.stage import LiveConfig
 from operators.replacing import replacing
 from operators.sources import Source
 from pipelines.drive import Result, Watch
@@ -79,6 +80,7 @@ def run(
     Raises: ConfigError, GraphError, CheckpointError before any work; StageError if the run cannot go on, with all
     outputs closed.
     """
+    refuse_live(graph)
     observer = observer or Observer()
     unusable = [SourceSummary(getattr(error, "source", "?"), state="failed", note=str(error)) for error in errors]
     start, meter, interrupts = _executor(executor, address), Meter(graph), Interrupts()
@@ -94,6 +96,15 @@ def run(
     rows = files.summaries()
     frames = sum(row.frames + row.faults for row in rows if not row.before)
     return RunSummary(rows, dict(meter.seconds), frames, meter.start_s, meter.wall_s, interrupts.number)
+
+
+def refuse_live(graph: Graph) -> None:
+    """Raises ConfigError for a graph of cameras: over files its first stage would wait for ever."""
+    first = graph.stages[0]
+    if isinstance(first.settings, LiveConfig):
+        raise ConfigError(f"stage '{first.name}' receives frames of cameras, which `maskstream serve` connects; over "
+                          f"files the graph has to begin with 'decode'. Take --graph configs/graphs/offline.yaml, or "
+                          f"leave --graph out.")  # fmt: skip
 
 
 def replicated(graph: Graph, replicas: int | None) -> Graph:

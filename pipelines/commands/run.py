@@ -67,7 +67,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--network", default="configs/networks/tiny.yaml", metavar="FILE", help="which network (default: %(default)s)")
     add_executor(parser)
     add("--out", default="runs/run", metavar="DIR", help="where the results go (default: %(default)s)")
-    add("--save", default="jsonl,ytvis,video,masks", metavar="KINDS", help="which outputs (default: %(default)s)")
+    add("--save", default="jsonl,ytvis,video,masks", metavar="KINDS", help="which outputs, of jsonl, ytvis, video, "
+        "masks and davis (default: %(default)s)")  # fmt: skip
     add("--image-root", metavar="DIR", help="where the images of a YouTube-VIS JSON lie")
     add("--fresh", action="store_true", help="make all anew, also what is done or of other settings")
     add_watching(parser)
@@ -138,6 +139,8 @@ def _kinds(text: str) -> tuple[str, ...]:
     from operators.sinks import SINKS
 
     kinds = tuple(dict.fromkeys(kind.strip() for kind in text.split(",") if kind.strip()))
+    if not kinds:
+        raise ConfigError(f"--save '{text}': names no output.{did_you_mean('', SINKS)}")
     for kind in kinds:
         if kind not in SINKS:
             raise ConfigError(f"--save {text}: no output is called '{kind}'.{did_you_mean(kind, SINKS)}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HELP = "serve cameras: a page, an API, masks with ids while they happen"
 DESCRIPTION = """Serve live streams on this machine, or on a Ray cluster. The page shows every camera with its masks and
 ids; programs get the same as JSON. A camera is an address:
-  rtsp://                 IP cameras (user:password@ is never shown again)
+  rtsp://                 IP cameras (user:password@ is never shown again); rtspu:// by UDP, rtspt:// by TCP
   http://, https://       Motion JPEG, HLS, MPEG-TS, files
   tcp://, udp://          MPEG-TS
   v4l2:///dev/video0      a webcam of this machine

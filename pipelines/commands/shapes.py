@@ -14,7 +14,7 @@ HELP = "generate clips of moving shapes with exact masks and ids"
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="DIR", help="where instances.json and JPEGImages/, or the videos, go")
-    add("--preset", default="medium", help="degree of difficulty (default: %(default)s)")
+    add("--preset", default="medium", help="easy, medium or hard (default: %(default)s)")
     add("--seed", type=int, default=0, help="the same seed gives the same bytes (default: %(default)s)")
     add("--clips", type=int, default=10, help="how many (default: %(default)s)")
     add("--first", type=int, default=0, help="number of the first clip, of an endless series (default: %(default)s)")
@@ -35,7 +35,7 @@ def execute(args: argparse.Namespace) -> int:
         common = {"first": args.first, "workers": args.workers, "progress": progress}
         if args.video:
             written = write_videos(args.out, config, args.seed, args.clips, args.video, **common)
-            made = f"{len(written)} videos in {args.out}"
+            made = f"{len(written)} video{'s' * (len(written) != 1)} in {args.out}"
         else:
             made = str(write_youtube_vis(args.out, config, args.seed, args.clips, **common))
     print(made)

@@ -39,8 +39,9 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
 def add_executor(parser: argparse.ArgumentParser) -> None:
     """`--graph`, `--executor`, `--address`, `--replicas` and `--device`, of commands that run a graph over files."""
     add = parser.add_argument
-    add("--graph", metavar="FILE", help="which graph (default: the network's, of configs/graphs: offline_iai.yaml for "
-        "one that remembers past frames, else offline.yaml)")  # fmt: skip
+    add("--graph", metavar="FILE", help="which graph (default: that of configs/graphs which fits the network: "
+        "offline_iai.yaml for IAI, offline_cico.yaml for CiCo, offline_tltm.yaml for TLTM, offline_centermask.yaml for "
+        "CenterMask, else offline.yaml)")  # fmt: skip
     add("--executor", choices=("local", "ray"), default="local", help="this process, or Ray (default: %(default)s)")
     add("--address", help="the Ray cluster to use; without it one is started here, and ended with the run")
     add("--replicas", type=int, metavar="N", help="with --executor ray: N times the processes of the graph, each with "

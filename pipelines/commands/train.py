@@ -13,7 +13,7 @@ HELP = "train a network from a file of configs/training"
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", metavar="CONFIG", help="a file of configs/training, as configs/training/tiny.yaml")
-    add("--out", default="runs/train", metavar="DIR", help="where curves, checkpoints and weights go")
+    add("--out", default="runs/train", metavar="DIR", help="where report, curves, checkpoints and weights go")
     going_on = parser.add_mutually_exclusive_group()
     going_on.add_argument("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
     going_on.add_argument("--begin-or-resume", action="store_true",

@@ -7,6 +7,7 @@ import pytest
 from pipelines.cli import main
 
 RUN = ["run", "a.mp4"]
+NETWORK, GRAPH = "configs/networks/tiny.yaml", "configs/graphs/offline.yaml"
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,22 @@ def test_usage(argv, message, capsys):
         pytest.param([*RUN, "--set", "network.detect.min_scor=1"], "detect.min_scor: no such setting.", id="network"),
         pytest.param([*RUN, "--set", "sinks.alpha=3"], "--set, sinks: alpha is 3.0, expected 0 to 1.", id="sinks"),
         pytest.param([*RUN, "--set", "backbone.batch"], "is not of the form key.sub=value.", id="no-value"),
+        pytest.param([*RUN, "--set", "detect.min_score=1"], "Did you mean network.detect.min_score", id="no-prefix"),
         pytest.param([*RUN, "--graph", "no.yaml"], "no.yaml: no such file.", id="graph"),
+        pytest.param([*RUN, "--graph", NETWORK], "the file of a network or of its training", id="net"),
+        pytest.param([*RUN, "--graph", "configs/training/tiny.yaml"], "but a graph is expected", id="training"),
+        pytest.param([*RUN, "--network", GRAPH], "the file of a graph, but a network is", id="no-net"),
+        pytest.param([*RUN, "--network", "configs/training/tiny.yaml"], "the file of a training run", id="run"),
+        pytest.param(["chaos", "configs/graphs/live.yaml", "a.mp4"], "'receive' receives frames of", id="live"),
+        pytest.param([*RUN, "--network", "crossvis_r50"], "mean configs/networks/crossvis_r50.yaml?", id="name"),
+        pytest.param([*RUN, "--network", "configs/networks/crossvis_r50.yaml"], "network.weights=FILE", id="bare"),
         pytest.param([*RUN, "--network", "no.yaml"], "no.yaml: no such file.", id="no-network"),
         pytest.param([*RUN, "--address", "auto"], "Add --executor ray.", id="address-without-ray"),
         pytest.param([*RUN, "--replicas", "2"], "Add --executor ray.", id="replicas-without-ray"),
         pytest.param([*RUN, "--executor", "ray", "--replicas", "0"], "--replicas 0: replicas is 0", id="no-replica"),
         pytest.param([*RUN, "--metrics"], "Add --executor ray.", id="metrics-without-ray"),
         pytest.param([*RUN, "--save", "jsnl"], "no output is called 'jsnl'. Did you mean jsonl?", id="output"),
+        pytest.param([*RUN, "--save", ","], "names no output. Known: davis, jsonl, masks, video", id="no-output"),
         pytest.param(["shapes", "--out", "x", "--preset", "hrd"], "no such preset. Did you mean hard?", id="preset"),
         pytest.param(["shapes", "--out", "x", "--set", "fsp=3"], "--set, fsp: no such setting. Did you", id="shapes"),
         pytest.param(["train", "no.yaml"], "no.yaml: no such file.", id="training"),

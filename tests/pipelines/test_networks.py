@@ -17,6 +17,7 @@ from models.fused import InferenceConfig
 from operators.errors import CheckpointError, ConfigError
 from operators.weights import save_weights
 from pipelines.config import CHECKOUT
+from pipelines.graph import NETWORK_SETTINGS
 from pipelines.networks import as_plain, load_network, read_checkpoint, read_network
 
 MODEL = {
@@ -95,6 +96,13 @@ def test_an_override_that_is_wrong(tmp_path, override, message):
     with pytest.raises(ConfigError) as error:
         read_network(written(tmp_path), (override,))
     assert message in str(error.value) and "small.yaml" in str(error.value)
+
+
+def test_set_knows_every_setting_of_a_network_that_came_without_its_prefix(tmp_path):
+    with pytest.raises(ConfigError) as unknown:
+        read_network(written(tmp_path), ("nothing=1",))
+    known = set(str(unknown.value).split("Known: ")[1].rstrip(".").split(", "))
+    assert set(NETWORK_SETTINGS) == known - {"network"}
 
 
 def test_a_file_that_is_not_there(tmp_path):

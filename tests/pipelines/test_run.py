@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
 import signal
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +18,15 @@ from operators.errors import ConfigError
 from operators.formats import Categories
 from operators.records import FrameTracks
 from operators.sources import UnusableSource
-from pipelines.graph import Graph, RunContext
+from pipelines.graph import Graph, RunContext, load_graph
+from pipelines.manifest import Manifest
 from pipelines.outputs import Outputs
 from pipelines.placement import Recovery
 from pipelines.progress import View
 from pipelines.reports import Report
 from pipelines.run import MARK_FILE, Meter, Observer, RunSummary, run
 from pipelines.show import MAX_ROWS, print_summary
+from pipelines.stages import STAGES
 from pipelines.stream_outputs import SourceSummary
 from tests.pipelines.small_stages import Total, TotalConfig, graph, source
 
@@ -50,6 +54,26 @@ def test_a_line_a_frame_and_a_row_a_source(outputs):
     assert _lines(outputs, "empty") == []
     assert (summary.exit_code, summary.frames) == (0, 7)
     assert set(summary.seconds) == {"unpack", "paint", "window", "total", "outputs"}
+
+
+def test_of_a_finished_video_a_row_is_kept_and_nothing_of_its_frames(outputs):
+    """Measured by what Python holds: of some 480 bytes a video the row and the entry of the manifest."""
+    held = {}
+
+    class Weighed(Observer):
+        def begins(self, begun) -> None:
+            if begun.name in ("100", "200"):
+                gc.collect()
+                held[begun.name] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        with Manifest(outputs.directory, {"network": "this one"}) as manifest:
+            run([source(str(i), length=8) for i in range(210)], [], graph(), CPU, outputs, observer=Weighed(),
+                manifest=manifest)  # fmt: skip
+    finally:
+        tracemalloc.stop()
+    assert (held["200"] - held["100"]) / 100 < 700
 
 
 def test_what_is_no_source_is_told_and_the_others_finish(outputs):
@@ -125,6 +149,13 @@ def test_nothing_lies_in_its_place_before_it_is_whole(outputs):
     summary = run(sources, [], first, CPU, outputs, observer=Watching())
     assert summary.exit_code == 0 and len(seen) == 21
     assert len(_lines(outputs, "a")) == 5 and not (outputs.directory / "unfinished").exists()
+
+
+def test_a_live_graph_is_refused_where_it_would_wait_for_ever(outputs):
+    live = load_graph("configs/graphs/live.yaml", STAGES)
+    with pytest.raises(ConfigError, match="'receive' receives frames of cameras.*configs/graphs/offline.yaml"):
+        run([source("a", length=3)], [], live, CPU, outputs)
+    assert not outputs.directory.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_any_work(outputs, tmp_path):
