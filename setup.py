@@ -29,6 +29,8 @@ TEST_REQUIREMENTS = [
     "pytest>=8,<10",                           # the tests
     "pytest-xdist>=3.6,<4",                    # ... on all cores: `make test` shares their files out over processes
     "hypothesis>=6.100,<7",                    # properties of masks and IoU on inputs nobody thought of
+    "s3fs>=2024.6",                            # videos and snapshots in s3:// ...
+    "moto[server]>=5,<6",                      # ... of an S3 server that the tests start
     "ruff>=0.12",                              # the style that a program can check
 ]
 
