@@ -9,8 +9,6 @@
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
-# One process of tests more than there are cores, since some wait for others; four at most, since each starts Rays.
-WORKERS := $(shell n=$$(nproc); echo $$((n < 3 ? n + 1 : 4)))
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo test lint clean
@@ -33,7 +31,7 @@ demo: $(READY)
 	@$(VENV)/bin/maskstream demo --out runs/demo
 
 test: $(READY) lint
-	@$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .

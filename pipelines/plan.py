@@ -33,7 +33,7 @@ from pipelines.plan_queue import Forecast, Service, forecast, joined_services, m
 from pipelines.plan_try import LiveReading, joined, run_cameras
 from pipelines.serving.deployed import live
 
-HEADROOM = 0.15
+HEADROOM = 0.25
 """Share of the graph's capacity that is kept free."""
 CLIP_FRAMES = 48
 """Of the clip that every camera plays in a circle."""

@@ -101,6 +101,8 @@ def ablate(
     asked = Ablation(config, changes, out, planned(config, out, seeds, only), jobs, command)
     console = Console(soft_wrap=True)
     workers = check(asked)
+    if asked.start_from is None or _pretrained(asked):
+        _unscored(asked)                        # what was scored with other settings is told before Ray starts
     for data in (*config.datasets, held_out):
         make_data(data, console)
     with cluster_for(address, workers), Interrupts() as interrupts:
@@ -163,14 +165,9 @@ def make_data(data: GeneratedData, console: Console) -> None:
 
 def _pretrain(asked: Ablation, console: Console, interrupts: Interrupts) -> None:
     """The weights that all runs begin with, where they are not there."""
-    if asked.start_from is None:
+    if asked.start_from is None or _pretrained(asked):
         return
-    folder = asked.start_from.parent
-    cfg, spec = _settings_of(asked, None)
-    if asked.start_from.exists():
-        if (folder / FINGERPRINT_FILE).read_text().strip() != fingerprint(cfg, spec):
-            raise CheckpointError(f"{folder}: made with other settings. Go on with the same, or use another --out.")
-        return
+    folder, (cfg, _) = asked.start_from.parent, _settings_of(asked, None)
     write_pretraining(asked.config, asked.changes, folder)
     with _Follow({folder: cfg.steps}, WEIGHTS_FILE, console, "pre-training") as follow:
         task = ray.remote(train_in).options(**_share(cfg.workers), max_retries=MAX_RETRIES)
@@ -178,6 +175,16 @@ def _pretrain(asked: Ablation, console: Console, interrupts: Interrupts) -> None
         while not interrupts.waited(lambda: ray.wait([waiting], timeout=POLL_S))[0]:
             follow.update()
         ray.get(waiting)
+
+
+def _pretrained(asked: Ablation) -> bool:
+    """Whether the weights that all runs begin with are there. Raises CheckpointError for those of other settings."""
+    if asked.start_from is None or not asked.start_from.exists():
+        return False
+    folder = asked.start_from.parent
+    if (folder / FINGERPRINT_FILE).read_text().strip() != fingerprint(*_settings_of(asked, None)):
+        raise CheckpointError(f"{folder}: made with other settings. Go on with the same, or use another --out.")
+    return True
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,8 @@ def _make_runs(asked: Ablation, console: Console, interrupts: Interrupts) -> dic
     """All runs that have no scores yet; gives those that failed, with the reason."""
     steps = {run.folder: _settings_of(asked, run)[0].steps if run.trained_in is None else 0 for run in asked.runs}
     todo = deque(_unscored(asked))
+    for job in todo:
+        write_settings(asked.config, asked.changes, job.run, asked.start_from)
     failed: dict[str, str] = {}
     going: dict[ray.ObjectRef, Run] = {}
     with _Follow(steps, SCORES_FILE, console, "runs") as follow:
@@ -229,7 +238,7 @@ def _waits(run: Run, todo: Iterable[_Job], going: Iterable[Run]) -> bool:
 
 
 def _unscored(asked: Ablation) -> list[_Job]:
-    """Runs that have no scores yet, in order, their settings written. Raises CheckpointError for scores of others."""
+    """Runs that have no scores yet, in order. Raises CheckpointError for scores of others."""
     jobs = []
     for run in asked.runs:
         cfg, spec = _settings_of(asked, run)
@@ -239,8 +248,6 @@ def _unscored(asked: Ablation) -> list[_Job]:
         elif json.loads((run.folder / SCORES_FILE).read_text())["fingerprint"] != job.mark:
             raise CheckpointError(f"{run.folder}: scored with other settings. Go on with the same, or use another "
                                   "--out.")
-    for job in jobs:
-        write_settings(asked.config, asked.changes, job.run, asked.start_from)
     return jobs
 
 

@@ -49,7 +49,7 @@ def test_a_batch_costs_what_it_costs(bench):
 def test_a_forecast_is_tried(bench):
     """How far off it was is told; how far it may be is a matter of quiet machines: `maskstream plan --verify`."""
     found = planned(measured_service(bench, ASKED), bench.graph, ASKED)
-    assert 1 <= found.fits <= 6, "28 frames/s at most, 4 a camera, 15 % kept free"
+    assert 1 <= found.fits <= 6, "28 frames/s at most, 4 a camera, a quarter kept free"
     found = replace(found, measured=run_cameras(bench, found.fits, ASKED.fps, 2.0, warm_s=0.5))
     assert found.measured.add_up and found.measured.p50_s >= 0.08, "no frame is faster than its batch"
     assert set(errors_of(found)) == {"fps_out", "p50", "p95"}
