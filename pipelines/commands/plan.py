@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 HELP = "how many cameras this machine can serve, and which stage limits"
 DESCRIPTION = """Measure how long the live graph takes for batches of every size on this machine, play the queue of
 arriving frames through on paper, and say how many cameras fit: 95 frames in 100 have their result within --p95 of
-their capture, none is dropped, and a quarter of the machine stays free. A generated clip stands for the cameras, decoded at
-their rate beside the measurement. With --verify as many simulated cameras are then served, and the forecast is held
-against what they gave. Other work on the machine counts: measure when it is as busy as it will be."""
+their capture, none is dropped, and a quarter of the machine stays free. A generated clip stands for the cameras,
+decoded at their rate beside the measurement. With --verify as many simulated cameras are then served, and the forecast
+is held against what they gave. Other work on the machine counts: measure when it is as busy as it will be."""
 
 EPILOG = """
 examples:
