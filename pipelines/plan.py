@@ -5,7 +5,7 @@ Out:    Plan: the measurement, a forecast for each number of cameras around the 
         `verify` what so many simulated cameras really gave
 State:  none
 Limits: about `seconds` of measuring, two thirds of it beside as many cameras as the first third promised, and with
-        `verify` two and a half times that; starting up and warming comes on top
+        `verify` twice that again; starting up and warming comes on top
 Source: the model is in plan_queue.py, what is measured in plan_live.py and plan_try.py
 
 The answer keeps HEADROOM of the graph free: a queue near its capacity grows by minutes of bad luck, and the machine's
@@ -37,14 +37,15 @@ HEADROOM = 0.25
 """Share of the graph's capacity that is kept free."""
 CLIP_FRAMES = 48
 """Of the clip that every camera plays in a circle."""
-TURNS = 3
-"""Of trying and measuring, with `verify`."""
-WARM_S = 1.5
+TURNS = 6
+"""Of trying and measuring, with `verify`: the shorter they are, the more alike is the machine to both."""
+WARM_S = 1.0
 """Of each try at most, before it counts."""
 CLOSE = 0.15
 """A forecast this near to what was measured is called right."""
 PADDED = 1.3
-"""A batch of one that takes less than so much less than one of `batch` frames is filled up with zeros."""
+"""One frame and `batch` frames that differ by less: the one is filled up with zeros. `batch` frames and one more that
+differ by more: that one went through the network by itself."""
 
 Progress = Callable[[str], None]
 
@@ -97,7 +98,9 @@ class Plan:
     """What the placement says and the forecast does not know."""
     measured: LiveReading | None = None
     tried: Forecast | None = None
-    """What was expected of as many cameras as `measured` had."""
+    """What was expected of as many cameras as `measured` had,"""
+    at_its_speed: Forecast | None = None
+    """and what would have been, had one known how fast the machine was meanwhile: what then is off, the model is."""
 
     @property
     def chosen(self) -> Forecast:
@@ -133,13 +136,11 @@ def tried_plan(found: Plan, bench: Lab, tell: Progress) -> Plan:
         seconds = config.seconds / TURNS
         readings.append(run_cameras(bench, cameras, config.fps, seconds, min(WARM_S, seconds), config.queue))
         tell(f"measuring again, turn {turn + 1} of {TURNS}")
-        services.append(measure(bench, seconds / 2, found.service.beside, config.fps))
-    service = joined_services(services)
-    return replace(
-        planned(service, bench.graph, config),
-        measured=joined(readings),
-        tried=forecast(service, cameras, config.fps, found.batch, config.queue),
-    )
+        services.append(measure(bench, seconds, found.service.beside, config.fps))
+    service, measured = joined_services(services), joined(readings)
+    tried, at_its_speed = (forecast(each, cameras, config.fps, found.batch, config.queue)
+                           for each in (service, service.slower(measured.slowness(service))))  # fmt: skip
+    return replace(planned(service, bench.graph, config), measured=measured, tried=tried, at_its_speed=at_its_speed)
 
 
 def fused(graph: Graph, cpus: float) -> Graph:
@@ -201,13 +202,19 @@ def _limit(service: Service, most: int, next_one: Forecast, config: PlanConfig) 
 def _hints(service: Service, graph: Graph, config: PlanConfig) -> list[str]:
     """What might let more cameras in."""
     batches = {stage.name: stage.settings.batch for stage in graph.stages
-               if getattr(stage.settings, "batch", 1) > 2 and getattr(stage.settings, "least", 0) is None}  # fmt: skip
-    widest = max(batches.values(), default=1)
-    if widest > 1 and service.usual_s(widest) < PADDED * service.usual_s(1):
-        changes = " ".join(f"--set {name}.least=2" for name in batches)
-        return [f"A single frame takes as long as {widest}: the network fills each batch up to {widest}. On a CPU try "
-                f"{changes}."]  # fmt: skip
-    return []
+               if getattr(stage.settings, "batch", 1) > 1}  # fmt: skip
+    widest, hints = max(batches.values(), default=1), []
+    padded = [stage.name for stage in graph.stages
+              if batches.get(stage.name, 1) > 2 and getattr(stage.settings, "least", 0) is None]  # fmt: skip
+    if padded and service.usual_s(widest) < PADDED * service.usual_s(1):
+        changes = " ".join(f"--set {name}.least=2" for name in padded)
+        hints.append(f"A single frame takes as long as {widest}: the network fills each batch up to {widest}. On a CPU "
+                     f"try {changes}.")  # fmt: skip
+    if 1 < widest < graph.batching.frames and service.usual_s(widest + 1) > PADDED * service.usual_s(widest):
+        times = service.usual_s(widest + 1) / service.usual_s(widest)
+        hints.append(f"{widest + 1} frames take {times:.1f} times as long as {widest}, which is what the network takes "
+                     f"at once. Try --set batching.frames={widest}.")  # fmt: skip
+    return hints
 
 
 def busy_hint(load: float, cpus: float) -> tuple[str, ...]:
@@ -241,6 +248,7 @@ def as_json(plan: Plan) -> Mapping[str, Any]:
         "forecast": [_told(one) for one in plan.forecasts],
         "measured": None if plan.measured is None else {
             **_told(plan.measured), "errors": errors_of(plan), "slowness": round(plan.measured.slowness(service), 3),
+            "errors_at_its_speed": errors_of(plan, plan.at_its_speed),
         },
     }  # fmt: skip
 
@@ -256,10 +264,10 @@ def _ms(seconds: float) -> float | None:
     return round(1000 * seconds, 1) if math.isfinite(seconds) else None
 
 
-def errors_of(plan: Plan) -> dict[str, float]:
+def errors_of(plan: Plan, said: Forecast | None = None) -> dict[str, float]:
     """Forecast over what was measured, less one: +0.10 is a forecast that was a tenth too high; 9 stands for whatever
-    is beyond, and for a try without a result."""
-    said, found = plan.tried or plan.chosen, plan.measured
+    is beyond, and for a try without a result. `said`: which forecast, if not the plan's own."""
+    said, found = said or plan.tried or plan.chosen, plan.measured
     return {
         "fps_out": _error(said.fps_out, found.fps_out),
         "p50": _error(said.p50_s, found.p50_s),

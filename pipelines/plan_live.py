@@ -242,22 +242,23 @@ def measure(bench: Lab, seconds: float, cameras: int = 0, fps: float = 0.0) -> S
             camera.start()
         for stream in streams:
             stack.callback(bench.engine.remove, stream.id)
-        times, busy = _turn_about(bench, streams, images, seconds)
+        times, busy, order = _turn_about(bench, streams, images, seconds)
     full = bench.costs[max(times)]
     stages = {stage: spent / full.frames for stage, spent in full.seconds.items()}
     inside = {size: seconds for size, (_, seconds) in bench.inside().items()}
-    return Service(times, stages, decode_seconds(bench.clip), bench.cpus, busy, cameras, fps, inside)
+    return Service(times, stages, decode_seconds(bench.clip), bench.cpus, busy, cameras, fps, inside, order)
 
 
 def _turn_about(bench: Lab, streams: Sequence[Owned], images: list[np.ndarray], seconds: float
-                ) -> tuple[dict[int, tuple[float, ...]], float]:  # fmt: skip
-    """(times of batches by size, CPUs that were busy meanwhile)."""
+                ) -> tuple[dict[int, tuple[float, ...]], float, tuple[int, ...]]:  # fmt: skip
+    """(times of batches by size, CPUs that were busy meanwhile, sizes in the order of measuring)."""
     sizes, most = sizes_to_measure(len(streams)), len(streams)
     feeder = _Feeder(bench, streams, images)
     for size in (1, most, 1):
         feeder.batch(size)                                      # kernels are chosen, memory is got
     bench.costs.clear()
     times: dict[int, list[float]] = defaultdict(list)
+    order: list[int] = []
     until, wall, cpu = time.monotonic() + seconds, 0.0, 0.0
     while not times or time.monotonic() < until:
         for size in (each for other in sizes for each in dict.fromkeys((1, other))):    # few frames come together
@@ -266,8 +267,9 @@ def _turn_about(bench: Lab, streams: Sequence[Owned], images: list[np.ndarray], 
             start = time.process_time()
             spent = feeder.batch(size)
             times[size].append(spent)
+            order.append(size)
             wall, cpu = wall + spent, cpu + time.process_time() - start
-    return {size: tuple(own) for size, own in times.items()}, max(cpu / wall, 0.1)
+    return {size: tuple(own) for size, own in times.items()}, max(cpu / wall, 0.1), tuple(order)
 
 
 class _Feeder:

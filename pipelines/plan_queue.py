@@ -6,10 +6,12 @@ State:  none; random draws are seeded, so the same measurement gives the same fo
 Limits: MAX_FRAMES frames are played through
 
 The model is the engine of pipelines/serving/engine.py: whenever the graph is free it takes the frames at hand of all
-cameras, dealt out evenly, `batching.frames` at most; that takes the usual time of a batch of this size, times a draw of
-how much longer or shorter measured batches took than the usual ones of theirs; a camera's queue that is full drops its
-oldest frame. Latency is from capture to result. Cameras run on their own clocks: rates differ by DRIFT, so every order
-in which frames of two cameras can come does come.
+cameras, dealt out evenly, `batching.frames` at most; that takes the usual time of a batch of this size, times how much
+longer or shorter measured batches took than the usual ones of theirs; a camera's queue that is full drops its oldest
+frame. These factors come in the order in which they were measured, from somewhere in it: what slows a machine down
+holds for many batches in a row, and a queue that has grown meanwhile is still there afterwards. Latency is from capture
+to result. Cameras run on their own clocks: rates differ by DRIFT, so every order in which frames of two cameras can
+come does come.
 
 Decoding goes on beside the graph and takes CPU from it. The graph keeps `busy_cpus` of `cpus` busy; N cameras take
 N * fps * decode_s; where that is more than there is, batches take longer by what is missing:
@@ -22,6 +24,7 @@ A Service says beside how many cameras it was measured, so that only the differe
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -58,6 +61,8 @@ class Service:
     """at this rate each."""
     inside_s: Mapping[int, float] = field(default_factory=dict)
     """Frames of a batch -> time in the stages alone, in the mean: to be compared with what a try took there."""
+    order: tuple[int, ...] = ()
+    """Frames of every batch, in the order of measuring: the n-th of a size is the n-th in `seconds`. () if unknown."""
 
     def stretch(self, cameras: float, fps: float) -> float:
         """How much longer a batch takes beside so many cameras than it did when it was measured."""
@@ -71,11 +76,23 @@ class Service:
         """The median of a batch of this size, measured or between two that were."""
         return float(np.median(samples_of(self.seconds, frames)))
 
+    def slower(self, factor: float) -> Service:
+        """The same where every batch takes `factor` times as long."""
+        return replace(self, seconds={
+            size: tuple(factor * one for one in times) for size, times in self.seconds.items()
+        })  # fmt: skip
+
     def spread(self) -> np.ndarray:
-        """Times of batches over the median of their size, of all sizes together: a machine with other work holds up one
-        batch as the next, and of each size alone there are few. [1] where nothing can be said."""
-        own = [np.asarray(times) / np.median(times) for times in self.seconds.values() if len(times) >= 3]
-        return np.concatenate(own) if own else np.ones(1)
+        """Times of batches over the median of their size, in the order of measuring; of all sizes together, as a
+        machine with other work holds up one batch as the next, and of each size alone there are few. Sizes with fewer
+        than three are left out; [1] where nothing can be said; in no order where none is known."""
+        own = {size: iter(np.asarray(times) / np.median(times)) for size, times in self.seconds.items()
+               if len(times) >= 3}  # fmt: skip
+        if not own:
+            return np.ones(1)
+        if self.order:
+            return np.asarray([next(own[size]) for size in self.order if size in own])
+        return np.random.default_rng(0).permutation(np.concatenate([list(ratios) for ratios in own.values()]))
 
     def capacity(self, most: int) -> float:
         """Frames a second at most, in batches of up to `most`, beside the cameras that were there."""
@@ -91,7 +108,8 @@ def joined_services(services: Sequence[Service]) -> Service:
         for size in sizes if any(size in one.inside_s for one in services)
     }  # fmt: skip
     busy = float(np.mean([one.busy_cpus for one in services]))
-    return replace(services[-1], seconds=seconds, inside_s=inside, busy_cpus=busy)
+    order = tuple(size for one in services for size in one.order) if all(one.order for one in services) else ()
+    return replace(services[-1], seconds=seconds, inside_s=inside, busy_cpus=busy, order=order)
 
 
 @dataclass(frozen=True)
@@ -137,14 +155,10 @@ def rates_of(cameras: int, fps: float) -> list[float]:
 
 def forecast(service: Service, cameras: int, fps: float, most: int, queue: int) -> Forecast:
     """What is expected of `cameras` of `fps` frames/s, in batches of up to `most`, each with a queue of `queue`."""
-    stretch = service.stretch(cameras, fps)
-    slower = replace(service, seconds={
-        size: tuple(stretch * one for one in times) for size, times in service.seconds.items()
-    })  # fmt: skip
-    spread = slower.spread()
-    times = [slower.usual_s(size) * spread for size in range(1, most + 1)]
+    slower = service.slower(service.stretch(cameras, fps))
+    usual, spread = [slower.usual_s(size) for size in range(1, most + 1)], slower.spread()
     seconds = min(MAX_S, max(4 / fps, MAX_FRAMES / PLAYS / (cameras * fps)))
-    plays = [_play(times, rates_of(cameras, fps), queue, seconds, seed) for seed in range(PLAYS)]
+    plays = [_play(usual, spread, rates_of(cameras, fps), queue, seconds, seed) for seed in range(PLAYS)]
     latencies = np.concatenate([play.latencies for play in plays])
     p50, p95 = np.quantile(latencies, (0.5, 0.95)) if len(latencies) else (math.inf, math.inf)
     came = sum(play.came for play in plays)
@@ -188,9 +202,15 @@ class _Played:
     seconds: float
 
 
-def _play(times: list[np.ndarray], rates: list[float], limit: int, seconds: float, seed: int) -> _Played:
-    """One run of so many seconds of capture; its first tenth is left out of the latencies."""
+def _play(usual: list[float], spread: np.ndarray, rates: list[float], limit: int, seconds: float, seed: int
+          ) -> _Played:  # fmt: skip
+    """One run of so many seconds of capture; its first tenth is left out of the latencies.
+
+    `usual`: seconds of a batch of 1, 2, ... frames; `spread`: factors for one batch after the other, in a circle. Each
+    of PLAYS seeds begins in another part of it.
+    """
     rng = np.random.default_rng(seed)
+    factors = itertools.cycle(np.roll(spread, -(len(spread) * seed // PLAYS)).tolist())
     arrivals = _arrivals(rates, seconds, rng)
     queues: list[deque[float]] = [deque() for _ in rates]
     latencies: list[float] = []
@@ -208,10 +228,9 @@ def _play(times: list[np.ndarray], rates: list[float], limit: int, seconds: floa
                 dropped += when >= warm_s
                 waiting -= 1
             at, waiting, came = at + 1, waiting + 1, came + (when >= warm_s)
-        taken, turn = _dealt(queues, turn, len(times))
+        taken, turn = _dealt(queues, turn, len(usual))
         waiting -= len(taken)
-        own = times[len(taken) - 1]
-        now += float(own[rng.integers(len(own))])
+        now += usual[len(taken) - 1] * next(factors)
         kept = [now - when for when in taken if when >= warm_s]
         batches += bool(kept)
         latencies += kept

@@ -44,6 +44,9 @@ def test_a_batch_costs_what_it_costs(bench):
     assert 0.08 <= service.inside_s[1] < 0.3 and 0.14 <= service.inside_s[4] < 0.4
     assert 0.035 <= service.stages_s["sleep"] < 0.1 and service.stages_s["receive"] < service.stages_s["sleep"]
     assert service.capacity(4) <= 4 / 0.14 and service.decode_s > 0
+    assert {size: service.order.count(size) for size in (1, 2, 3, 4)} == {
+        size: len(times) for size, times in service.seconds.items()
+    }
 
 
 def test_a_forecast_is_tried(bench):
@@ -99,6 +102,11 @@ def test_an_answer_to_be_read():
     text = text_of(replace(found, measured=wrong, service=replace(FAST, inside_s={1: 0.015, 4: 0.05})))
     assert "the forecast is NOT within 15%" in text
     assert f"took {(30 * 0.03 + 10 * 0.05) / (30 * 0.015 + 10 * 0.05):.2f} times as long" in text
+    assert "A forecast that knew it" not in text
+    knew = replace(found, measured=wrong, service=replace(FAST, inside_s={1: 0.015, 4: 0.05}),
+                   at_its_speed=replace(found.chosen, p50_s=0.1, p95_s=0.2))  # fmt: skip
+    p50, p95 = (100 * (said / was - 1) for said, was in ((0.1, wrong.p50_s), (0.2, wrong.p95_s)))
+    assert f"A forecast that knew it: p50 100 ms ({p50:+.0f}%), p95 200 ms ({p95:+.0f}%)." in text_of(knew)
     assert "0 cameras of 640x360" in text_of(plan_of(p95_s=0.01))
 
 
@@ -113,6 +121,8 @@ def test_tries_are_joined():
     other = replace(FAST, seconds={1: (0.04,)}, inside_s={1: 0.3})
     service = joined_services([replace(FAST, inside_s={1: 0.1}), other])
     assert service.seconds == {1: (0.02, 0.04), 4: (0.05,)} and service.inside_s == {1: pytest.approx(0.2)}
+    assert service.order == (), "in no order, if that of one is not known"
+    assert joined_services([replace(FAST, order=(4, 1)), replace(other, order=(1,))]).order == (4, 1, 1)
 
 
 def test_an_answer_for_programs():
@@ -122,7 +132,8 @@ def test_an_answer_for_programs():
     assert told["service"]["batch_ms"] == {"1": 20.0, "4": 50.0} and told["asked"]["p95_s"] == 0.5
     silent = replace(found, measured=LiveReading(1, 1.0, 0.0, 0.0, math.inf, math.inf, 0.0, 1.0, True))
     told_of_silence = json.loads(json.dumps(as_json(silent), allow_nan=False))["measured"]
-    assert told_of_silence["p95_ms"] is None and told_of_silence["errors"] == {"fps_out": 9, "p50": 9, "p95": 9}
+    assert told_of_silence["p95_ms"] is None
+    assert told_of_silence["errors"] == told_of_silence["errors_at_its_speed"] == {"fps_out": 9, "p50": 9, "p95": 9}
     assert [one["cameras"] for one in told["forecast"]] == sorted({one["cameras"] for one in told["forecast"]})
 
 
@@ -135,7 +146,19 @@ def test_a_network_that_fills_its_batches_is_told_of():
     (hint,) = planned(padded, graph, PlanConfig()).hints
     assert "A single frame takes as long as 4" in hint and "--set backbone.least=2 --set heads.least=2" in hint
     assert not planned(FAST, graph, PlanConfig()).hints
-    assert not planned(padded, load_graph("configs/graphs/live.yaml", STAGES), PlanConfig()).hints
+    assert not planned(padded, load_graph("configs/graphs/live.yaml", STAGES), PlanConfig()).hints, "as it is shipped"
+
+
+def test_a_frame_too_many_is_told_of():
+    """Five frames through a network that takes four at once take as long as six."""
+    from pipelines.graph import load_graph
+
+    graph = load_graph("configs/graphs/live.yaml", STAGES, ["batching.frames=8"])
+    steep = replace(FAST, seconds={1: (0.03,), 4: (0.05,), 5: (0.08,), 8: (0.1,)})
+    (hint,) = planned(steep, graph, PlanConfig()).hints
+    assert "5 frames take 1.6 times as long as 4" in hint and "--set batching.frames=4" in hint
+    assert not planned(replace(steep, seconds=steep.seconds | {5: (0.06,)}), graph, PlanConfig()).hints
+    assert not planned(steep, load_graph("configs/graphs/live.yaml", STAGES), PlanConfig()).hints, "as it is shipped"
 
 
 @pytest.mark.parametrize("load, told", [(0.0, False), (4.0, False), (4.1, True), (30.0, True)])
@@ -248,7 +271,7 @@ def test_the_command(tmp_path, capsys):
     assert f"{told['fits_per_process']} in each of 2 processes" in printed.out
     assert told["processes"] == 2 and told["fits"] == 2 * told["fits_per_process"]
     assert told["measured"]["cameras"] >= 1 and set(told["measured"]["errors"]) == {"fps_out", "p50", "p95"}
-    assert "Tried with " in printed.out and "turn 3 of 3" in printed.err
+    assert "Tried with " in printed.out and "turn 6 of 6" in printed.err
     assert "measuring batches of every size" in printed.err and "backbone" in told["service"]["stages_ms"]
 
 

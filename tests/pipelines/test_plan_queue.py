@@ -42,6 +42,30 @@ def test_the_spread_is_that_of_all_sizes():
     assert service(LINEAR).spread() == [1.0]
 
 
+def test_the_spread_comes_in_the_order_of_measuring():
+    """Batches of 1 took half, once and twice the usual; those of 2 likewise, in between; one of 4 tells nothing."""
+    times = {1: (0.01, 0.02, 0.04), 2: (0.1, 0.2, 0.05), 4: (0.3,)}
+    measured = Service(times, {"only": 0.01}, 0.0, 2.0, 1.0, order=(1, 2, 4, 1, 2, 2, 1))
+    assert measured.spread() == pytest.approx([0.5, 1.0, 1.0, 2.0, 0.5, 2.0])
+    assert measured.slower(3.0).usual_s(2) == pytest.approx(0.3)
+    assert measured.slower(3.0).spread() == pytest.approx(measured.spread())
+
+
+@pytest.mark.parametrize("slow_at, p95_s", [
+    pytest.param(range(0, 100, 10), 0.15, id="now and then"),
+    pytest.param(range(10), 0.5, id="in a row"),
+])  # fmt: skip
+def test_what_slows_a_machine_down_lasts(slow_at, p95_s):
+    """A camera of 10 frames/s, one frame at a time: 50 ms, and 150 ms for ten in a hundred.
+
+    In a row each of them makes the next wait 50 ms longer: 150, 200 ... 600 ms, and then 550, 500 ... 50: five of a
+    hundred are above 500 ms. Apart, the next frame waits 50 ms, and all is over.
+    """
+    times = tuple(0.15 if number in slow_at else 0.05 for number in range(100))
+    found = forecast(Service({1: times}, {"only": 0.01}, 0.0, 2.0, 1.0, order=(1,) * 100), 1, 10.0, most=1, queue=8)
+    assert found.p50_s == pytest.approx(0.05) and found.p95_s == pytest.approx(p95_s, abs=0.06) and found.dropped == 0
+
+
 @pytest.mark.parametrize("cameras, beside, expected", [
     pytest.param(0, 0, 1.0, id="nobody decodes"),
     pytest.param(10, 0, 2.0 / 1.0, id="half of the CPUs go to decoding"),
