@@ -122,8 +122,8 @@ def plan(graph: Graph, context: RunContext, config: PlanConfig, tell: Progress =
             service = measured_service(bench, config, tell)
             found = planned(service, bench.graph, config)
             found = tried_plan(found, bench, tell) if config.verify else found
-        busy = busy_hint(os.getloadavg()[0], usable_cpus())
-        return replace(found, machine=machine(), copies=share.copies, hints=(*found.hints, *busy),
+        hints = (*found.hints, *form_hint(context), *busy_hint(os.getloadavg()[0], usable_cpus()))
+        return replace(found, machine=machine(), copies=share.copies, hints=hints,
                        left_out=left_out(graph))  # fmt: skip
 
 
@@ -215,6 +215,14 @@ def _hints(service: Service, graph: Graph, config: PlanConfig) -> list[str]:
         hints.append(f"{widest + 1} frames take {times:.1f} times as long as {widest}, which is what the network takes "
                      f"at once. Try --set batching.frames={widest}.")  # fmt: skip
     return hints
+
+
+def form_hint(context: RunContext) -> tuple[str, ...]:
+    """Where the network runs in its exact form, which is the slower one."""
+    if context.network.inference.form != "plain":
+        return ()
+    return ("The network runs in its exact form. More cameras fit where results may differ by rounding: try --set "
+            "network.inference.form=fused.",)  # fmt: skip
 
 
 def busy_hint(load: float, cpus: float) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from operators.errors import ConfigError, GraphError, StageError
 from pipelines.cli import main
 from pipelines.commands.plan import _seconds, _size
-from pipelines.graph import Graph
+from pipelines.graph import Graph, RunContext
+from pipelines.networks import read_network
 from pipelines.placement import Placement
-from pipelines.plan import Plan, PlanConfig, as_json, busy_hint, errors_of, fused, measured_service, planned
+from pipelines.plan import Plan, PlanConfig, as_json, busy_hint, errors_of, form_hint, fused, measured_service, planned
 from pipelines.plan_cluster import _replicas_hint, copies_of
 from pipelines.plan_groups import Share, left_out, on_share, share_of
 from pipelines.plan_live import measure, sizes_to_measure
@@ -159,6 +160,12 @@ def test_a_frame_too_many_is_told_of():
     assert "5 frames take 1.6 times as long as 4" in hint and "--set batching.frames=4" in hint
     assert not planned(replace(steep, seconds=steep.seconds | {5: (0.06,)}), graph, PlanConfig()).hints
     assert not planned(steep, load_graph("configs/graphs/live.yaml", STAGES), PlanConfig()).hints, "as it is shipped"
+
+
+@pytest.mark.parametrize("form, told", [("plain", True), ("fused", False)])
+def test_the_faster_form_is_told_of(form, told):
+    context = RunContext(read_network("configs/networks/tiny.yaml", (f"inference.form={form}",)), "cpu")
+    assert any("--set network.inference.form=fused" in hint for hint in form_hint(context)) == told
 
 
 @pytest.mark.parametrize("load, told", [(0.0, False), (4.0, False), (4.1, True), (30.0, True)])
