@@ -32,6 +32,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from models.inputs import InputConfig
+from operators.errors import ConfigError
+from operators.replacing import check_folder
 from operators.shapes import ShapesConfig, write_youtube_vis
 from operators.youtube_vis_data import read_dataset
 from trainers.frames import FrameAnnotations, FrameIndex
@@ -193,6 +195,10 @@ def main() -> int:
     parser.add_argument("--cores", type=int, default=1, help="both sides are kept to as many")
     parser.add_argument("--out", type=Path, default=Path("runs/training_data"))
     args = parser.parse_args()
+    try:
+        check_folder(args.out, "--out")
+    except ConfigError as error:
+        parser.error(str(error))
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     torch.set_num_threads(1)
     width, height = map(int, args.size.split("x"))

@@ -2,6 +2,7 @@
 
 In:     images (B, 3, H, W), H and W multiples of 32
 Out:    maps at strides 8, 16, 32, before them one at stride 4 where asked for; `channels` and `strides` tell which
+State:  none, but for the running statistics of norms that train
 """
 
 from __future__ import annotations

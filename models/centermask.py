@@ -20,7 +20,7 @@ from models.backbones import BackboneConfig, make_backbone
 from models.fcos import FCOSConfig, FCOSHead, Locations
 from models.fcos_decode import FCOSDecodeConfig, decode
 from models.fcos_losses import Average, fcos_losses
-from models.fpn import FPN
+from models.fpn import FPN, channels_last
 from models.inputs import InputConfig
 from models.region_losses import Regions, draw_regions, mask_loss
 from models.resnet import ResNetConfig
@@ -106,9 +106,9 @@ class CenterMask(nn.Module):
 
     def heads(self, levels: tuple[Tensor, ...]) -> CenterMaskOutputs:
         """The pyramid -> everything said of every location; stateless."""
-        return self._said(levels, levels)
+        return self._outputs(levels, levels)
 
-    def _said(self, levels: tuple[Tensor, ...], regions: tuple[Tensor, ...]) -> CenterMaskOutputs:
+    def _outputs(self, levels: tuple[Tensor, ...], regions: tuple[Tensor, ...]) -> CenterMaskOutputs:
         """FCOS on `levels`; masks and objects will be read from `regions`."""
         columns = zip(*(maps[:3] for maps in self.fcos(levels)), strict=True)
         flat = [torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2) for maps in columns]   # (B, P, .)
@@ -148,11 +148,11 @@ class CenterMask(nn.Module):
         parts = []
         for (images, targets), true_sizes in zip(batch.slots, sizes, strict=True):
             out = self.heads(self.features(images))
-            regions, features = self._looked(out, targets, true_sizes)
+            regions, features = self._sampled(out, targets, true_sizes)
             parts.append(self._frame_losses(out, targets, regions, features, average))
         return added(parts)
 
-    def _looked(
+    def _sampled(
         self, out: CenterMaskOutputs, targets: list[FrameTargets], sizes: Sizes | None
     ) -> tuple[Regions, Tensor]:
         """The positive regions of a frame's batch, image by image, and their features (n, C, 14, 14)."""
@@ -185,7 +185,7 @@ def areas_of(out: CenterMaskOutputs, sizes: Sizes | None) -> Tensor:
 
 def by_cells(levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """P3..P5, channels last."""
-    return tuple(level.contiguous(memory_format=torch.channels_last) for level in levels[: len(STRIDES)])
+    return channels_last(levels[: len(STRIDES)])
 
 
 def added(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:

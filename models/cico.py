@@ -12,7 +12,6 @@ Source: Li & Zhang, One-stage Video Instance Segmentation: From Frame-in Frame-o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +25,7 @@ from models.cico_masks import MaskForm, Window, paint
 from models.cico_prototypes import ClipPrototypes, Enlarge
 from models.cico_slots import SlotForm, Slots
 from models.cico_targets import ClipTargets, MatchConfig, clip_targets, match
+from models.fcos_losses import Average
 from models.inputs import InputConfig
 from models.losses import at_least_float32
 from models.resnet import ResNetConfig
@@ -213,7 +213,7 @@ class CiCo(nn.Module):
 
     # ------------------------------------------------------------------------------------------ training
 
-    def forward(self, batch: ClipBatch | StillBatch, average: Callable = lambda x: x) -> dict[str, Tensor]:
+    def forward(self, batch: ClipBatch | StillBatch, average: Average = lambda x: x) -> dict[str, Tensor]:
         """The parts of the total, weighted, whose plain sum is to be minimised (specification 3.2).
 
         Each worker divides by its own positives, so `average` is not asked. Without any positive all parts are 0.

@@ -1,7 +1,11 @@
 """Losses of clips, each a function of tensors, in float32 at least.
 
-Source: Li & Zhang, CiCo, 2022, equations 7 to 9; CiCo specification 3.2. n positives of a batch, p of a clip. Where
-there is nothing to sum a loss is 0, still joined to the graph.
+In:     what was said of tubes, and what is true of them
+Out:    one number each
+State:  none
+Source: Li & Zhang, CiCo, 2022, equations 7 to 9; CiCo specification 3.2. n positives of a batch, p of a clip
+
+Where there is nothing to sum a loss is 0, still joined to the graph.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 In:     the two slots of a batch of pairs, after assignment
 Out:    indices of positives
+State:  none; draws come from torch's global generator
 Source: CrossVIS specification 3.4 steps 1 and 2; 5.1 ("one positive location of GT n, drawn uniformly")
 
 Positives sorted by instance make each instance's a run; a place within the run is a draw.

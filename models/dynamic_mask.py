@@ -2,6 +2,7 @@
 
 In:     P3, P4, P5, and for each of N instances its 169 weights, its location and its level
 Out:    mask logits (N, H/4, W/4)
+State:  none, but for the running statistics of the mask branch's norms
 Source: Tian et al., CondInst, ECCV 2020; CrossVIS specification 2.5 to 2.8. Inputs of the first layer are ordered
         (dx, dy, f1..f8): the release's order, not that of the paper's equation 1.
 """

@@ -2,6 +2,7 @@
 
 In:     P3..P7 (B, C, h_l, w_l)
 Out:    embeddings (B, D, h_l, w_l), not normalised; in training, one logit per training identity
+State:  none, but for the running statistics of the norm
 Source: CrossVIS specification 2.9: `kappa * e / |e| . W + b` with kappa = sqrt(2) ln(M - 1), as released; the paper's
         equation 13 has the plain product `e . W`.
 """

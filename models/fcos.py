@@ -26,6 +26,8 @@ PRIOR_BIAS = -math.log(99)
 
 @dataclass(frozen=True, kw_only=True)
 class FCOSConfig:
+    """The defaults are CrossVIS as released."""
+
     tower_convs: int = 4
     """3x3 convolutions in each tower. More: larger receptive field, and most of the network's cost."""
     groups: int = 32

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from models.condinst import CondInst, DenseOutputs
+from models.fpn import channels_last
 from models.fused_layers import Form, can_prepack, lower
 from models.iai import IAI
 from models.on_demand import heads_on_demand
@@ -137,7 +138,7 @@ class Fused(nn.Module):
     def heads(self, levels: tuple[Tensor, ...], *references: Any) -> Any:
         if self.trunk_only:         # where a network remembers, the fused pyramid comes after `features`
             levels = tuple(level.float() for level in levels)
-        return self._heads(_channels_last(levels), *references)
+        return self._heads(channels_last(levels), *references)
 
     def _graph(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiled for one input size at a time; a CUDA graph writes its next results over the last, so they are
@@ -150,11 +151,7 @@ class FusedOnDemand(Fused):
     """CondInst or CrossVIS on a CPU: heads that compute what is asked for (models/on_demand.py)."""
 
     def heads(self, levels: tuple[Tensor, ...]) -> DenseOutputs:
-        return heads_on_demand(self.network, _channels_last(levels))
-
-
-def _channels_last(levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(level.contiguous(memory_format=torch.channels_last) for level in levels)
+        return heads_on_demand(self.network, channels_last(levels))
 
 
 def _copied(outputs: Any) -> Any:

@@ -23,13 +23,13 @@ has the form of the class loss. Reconstruction is all the rest:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from models.anchors import clip_to_image
+from models.fcos_losses import Average
 from models.inputs import InputConfig
 from models.mask_rcnn import MaskRCNN, MaskRCNNConfig, RegionOutputs
 from models.region_losses import identity_loss, refine_boxes
@@ -87,7 +87,7 @@ class IAIMaskRCNN(Remembering, MaskRCNN):
         """Of proposals (R, 4) of `image` of the batch, (h, w) before padding."""
         features = self._of_image(out, image, boxes, BOX_SIZE)
         shared = self.box_head.shared(features)
-        logits, deltas = self.box_head.said(shared)
+        logits, deltas = self.box_head.predict(shared)
         classes = logits.float().softmax(1)[:, 1:]
         everyone = torch.arange(len(boxes), device=boxes.device)
         chosen = deltas[everyone, 1 + classes.argmax(1)].float()                                  # (R, 4)
@@ -98,7 +98,7 @@ class IAIMaskRCNN(Remembering, MaskRCNN):
 
     # ------------------------------------------------------------------------------------------ training
 
-    def forward(self, batch: ClipBatch, average: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, Tensor]:
+    def forward(self, batch: ClipBatch, average: Average = lambda x: x) -> dict[str, Tensor]:
         """The parts of the total, whose plain sum is to be minimised, each the mean over the frames.
 
         `average`, the mean over all workers, is not needed: all means are a worker's own.
@@ -108,8 +108,8 @@ class IAIMaskRCNN(Remembering, MaskRCNN):
 
     def frame_losses(self, out: RegionOutputs, targets: list[FrameTargets]) -> dict[str, Tensor]:
         """Of one frame of B clips; `targets` have codes for identities."""
-        losses, looked = self.region_losses(out, targets)
+        losses, sampled = self.region_losses(out, targets)
         if self.identity_head is not None:
-            logits = self.identity_head(looked.features, looked.shared)
-            losses["identity"] = identity_loss(logits, looked.regions, targets)
+            logits = self.identity_head(sampled.features, sampled.shared)
+            losses["identity"] = identity_loss(logits, sampled.regions, targets)
         return losses

@@ -2,6 +2,7 @@
 
 In:     slots after assignment, whose positives have embeddings (N, D)
 Out:    one number
+State:  none; draws come from torch's global generator
 Source: CrossVIS specification 3.5 (global focal: CrossVIS itself, equations 13 and 14) and 5.1: global cross-entropy
         (equations 11 and 12), pair-wise cross-entropy (9 and 10), pair-wise focal. Unpublished, and chosen there: the
         embedding of a true instance is that of one of its positives, drawn uniformly; dot products are plain. Ours:

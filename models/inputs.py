@@ -1,4 +1,4 @@
-"""Step 3's settings: what a network wants frames to look like; operators/preprocess.py and trainers/data.py obey.
+"""Step 3's settings: what a network wants frames to look like; operators/preprocess.py and trainers/pixels.py obey.
 
 Source: CrossVIS specification 1.6; the defaults are CrossVIS as released. `fit: box`: CiCo specification 1.2.
 """
@@ -27,6 +27,7 @@ class InputConfig:
     mean: tuple[float, float, float] = (103.530, 116.280, 123.675)
     """Subtracted per channel, in `channel_order`, from 0..255."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What is left is divided by this, in `channel_order`."""
     antialias: bool = True
     """Widen the filter where frames shrink, as PIL does and CrossVIS was trained; False is plain bilinear, as OpenCV
     does and IAI was trained. Weights want the one they have seen."""

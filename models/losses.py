@@ -1,7 +1,11 @@
 """Every loss as a function of tensors, in float32 at least, whatever the network ran in.
 
-Source: CrossVIS specification 3.3 to 3.5; each function names its formula. All give 0, still joined to the graph, where
-there is nothing to sum.
+In:     what was said, and what is true
+Out:    one number each, or one per instance
+State:  none
+Source: CrossVIS specification 3.3 to 3.5; each function names its formula
+
+All give 0, still joined to the graph, where there is nothing to sum.
 """
 
 from __future__ import annotations

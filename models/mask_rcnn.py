@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.anchors import STRIDES, clip_to_image
-from models.fpn import FPN
+from models.fpn import FPN, channels_last
 from models.inputs import InputConfig
 from models.region_losses import (
     Regions,
@@ -76,7 +76,7 @@ class RegionOutputs:
 
 
 @dataclass(frozen=True)
-class Looked:
+class SampledRegions:
     """The regions that a frame's losses look at, and what the second stage read there."""
 
     regions: Regions
@@ -138,7 +138,9 @@ class MaskRCNN(nn.Module):
 
     # ------------------------------------------------------------------------------------------ training
 
-    def region_losses(self, out: RegionOutputs, targets: list[FrameTargets]) -> tuple[dict[str, Tensor], Looked]:
+    def region_losses(
+        self, out: RegionOutputs, targets: list[FrameTargets]
+    ) -> tuple[dict[str, Tensor], SampledRegions]:
         """Both losses of the proposals, and class, box and mask of the regions drawn, for whoever has more to say of
         them. All means are a worker's own."""
         rpn_class, rpn_box = rpn_losses(out.rpn, targets, out.padded, self.config.rpn)
@@ -146,7 +148,7 @@ class MaskRCNN(nn.Module):
         regions = draw_regions(proposals, targets, self.config.sampling)
         features = region_features(out.levels, regions.boxes, regions.image, BOX_SIZE)
         shared = self.box_head.shared(features)
-        of_class, of_box = box_losses(*self.box_head.said(shared), regions, targets)
+        of_class, of_box = box_losses(*self.box_head.predict(shared), regions, targets)
         losses = {
             "rpn_class": rpn_class,
             "rpn_box": rpn_box,
@@ -154,7 +156,7 @@ class MaskRCNN(nn.Module):
             "box": of_box,
             "mask": self._mask_loss(out, regions.positives, targets),
         }
-        return losses, Looked(regions, features, shared)
+        return losses, SampledRegions(regions, features, shared)
 
     def _mask_loss(self, out: RegionOutputs, regions: Regions, targets: list[FrameTargets]) -> Tensor:
         features = region_features(out.levels, regions.boxes, regions.image, MASK_SIZE)
@@ -164,4 +166,4 @@ class MaskRCNN(nn.Module):
 
 def by_cells(levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """P2..P5, channels last."""
-    return tuple(level.contiguous(memory_format=torch.channels_last) for level in levels[:LEVELS])
+    return channels_last(levels[:LEVELS])

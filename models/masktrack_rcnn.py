@@ -10,12 +10,12 @@ Source: Yang et al., Video Instance Segmentation, ICCV 2019; CrossVIS specificat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.fcos_losses import Average
 from models.mask_rcnn import MaskRCNN, MaskRCNNConfig, RegionOutputs, by_cells
 from models.region_losses import Regions, match_loss
 from models.regions import BOX_SIZE, TrackHead, region_features
@@ -46,16 +46,16 @@ class MaskTrackRCNN(MaskRCNN):
 
     # ------------------------------------------------------------------------------------------ training
 
-    def forward(self, batch: PairBatch, average: Callable[[Tensor], Tensor] = lambda x: x) -> dict[str, Tensor]:
+    def forward(self, batch: PairBatch, average: Average = lambda x: x) -> dict[str, Tensor]:
         """The parts of the total, whose plain sum is to be minimised.
 
         Slot 0 has the key frames, which all losses look at; of the references, slot 1, only the true boxes' features
         enter, for matching. `average`, the mean over all workers, is not needed: all means are a worker's own.
         """
         (images, targets), (references, known) = batch.slots
-        losses, looked = self.region_losses(self.heads(self.features(images)), targets)
-        positives = looked.regions.positives
-        embeddings = self.track_head(looked.features[looked.regions.instance >= 0])
+        losses, sampled = self.region_losses(self.heads(self.features(images)), targets)
+        positives = sampled.regions.positives
+        embeddings = self.track_head(sampled.features[sampled.regions.instance >= 0])
         return losses | {"match": self._match_loss(embeddings, positives, references, known, batch.counterparts[0])}
 
     def _match_loss(

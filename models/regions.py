@@ -81,13 +81,13 @@ class BoxHead(nn.Module):
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """(R, C, 7, 7) -> class logits (R, 1 + K), deltas (R, 1 + K, 4) in units of models/region_losses.py."""
-        return self.said(self.shared(regions))
+        return self.predict(self.shared(regions))
 
     def shared(self, regions: Tensor) -> Tensor:
         """(R, C, 7, 7) -> (R, hidden): both hidden layers."""
         return F.relu(self.fc2(F.relu(self.fc1(regions.flatten(1)))))
 
-    def said(self, shared: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, shared: Tensor) -> tuple[Tensor, Tensor]:
         """The rest of `forward`; deltas of a background without a box are 0."""
         return self.class_logits(shared), F.pad(self.deltas(shared).unflatten(1, (-1, 4)), (0, 0, self.spare, 0))
 

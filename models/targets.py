@@ -2,6 +2,7 @@
 
 In:     locations, and per image the ground truth: boxes, labels, identities, full-resolution masks
 Out:    `Assignment`: the positives of all images of a batch, level by level as in the release
+State:  none
 Source: Tian et al., FCOS, ICCV 2019, 3.1; CrossVIS specification 3.2 (mask centroid, window of 1.5 strides, inclusive
         size ranges, smallest box area wins). The papers centre the window on the box: `center="box"`.
 """

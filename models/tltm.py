@@ -101,7 +101,7 @@ class TLTM(CenterMask):
         if self.fuser is None:
             return super().heads(levels)
         fused = self.fuser(references[0] if references else levels, levels)
-        return self._said(fused, fused if self.config.fuser_scope == "all" else levels)
+        return self._outputs(fused, fused if self.config.fuser_scope == "all" else levels)
 
     def objects(self, regions: Tensor) -> Tensor:
         """Features of regions (N, C, 14, 14) -> (N, D); D = 0 without relations."""
@@ -126,12 +126,12 @@ class TLTM(CenterMask):
         sizes, earlier_sizes = batch.sizes or (None, None)
         current, before = self.features(images), self.features(earlier)
         out = self.heads(current, () if self.config.train_reference == "own" else (before,))
-        regions, features = self._looked(out, targets, sizes)
+        regions, features = self._sampled(out, targets, sizes)
         losses, past = self._frame_losses(out, targets, regions, features, average), by_cells(before)
         if self.config.fuser != "single":
             second = self.heads(before, (current,))
-            looked, past = self._looked(second, known, earlier_sizes), second.levels
-            losses = added([losses, self._frame_losses(second, known, *looked, average)])
+            sampled, past = self._sampled(second, known, earlier_sizes), second.levels
+            losses = added([losses, self._frame_losses(second, known, *sampled, average)])
         if self.graph is not None:
             nodes = self._true_objects(past, known, areas_of(out, earlier_sizes))
             losses["edge"] = self._edge_loss(*nodes, self.objects(features), regions, batch.counterparts[0])

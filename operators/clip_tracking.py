@@ -55,7 +55,7 @@ class ClipTrackConfig:
     enlarge: float = 1.2
     """The box in which such a track is painted, in sides of its own."""
     min_score: float = 0.1
-    """Smallest score of a track that is shown."""
+    """A track is shown if its score is above this."""
     coast: int | None = None
     """Clips that a track is shown for without being found. null: as many as 15 frames make, but 3 at least. Higher:
     bridges longer occlusion, and shows what has left for longer."""

@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from operators.errors import ConfigError
-from operators.formats import Categories, cropped_mask, painting_order, replacing
+from operators.formats import Categories, cropped_mask, painting_order
 from operators.records import FrameTracks
+from operators.replacing import replacing
 
 NUM_COLORS = 32
 """More would be harder to tell apart: the closest two of 32 are 27 apart in CIELAB, of 64 only 18."""

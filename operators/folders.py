@@ -45,6 +45,13 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
+def is_inside(name: str) -> bool:
+    """Is it a relative path that stays in its folder, on every system?"""
+    path = PurePosixPath(name)
+    odd = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+    return bool(path.parts) and not odd and ":" not in path.parts[0]
+
+
 def matching(pattern: str) -> list[Match]:
     """The videos and the folders of images that match a pattern; all else is passed over.
 

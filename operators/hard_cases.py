@@ -71,7 +71,7 @@ def _re_entries(video: Video, one: Annotation) -> Iterator[Case]:
     seen = np.flatnonzero([bool(area) for area in one.areas])
     well = _well_in_view(one)
     for last, first in zip(seen[:-1].tolist(), seen[1:].tolist(), strict=True):
-        leaves = all(_touches_border(one.bboxes[frame], video) for frame in (last, first))
+        leaves = all(touches_border(one.bboxes[frame], video) for frame in (last, first))
         if first - last > MIN_GAP and leaves:
             yield from _case("re-entry", video, (one,), well, last, first)
 
@@ -106,7 +106,8 @@ def _well_in_view(one: Annotation) -> np.ndarray:
     return (areas > 0) & (areas >= MIN_SHARE * areas.max(initial=0.0))
 
 
-def _touches_border(box: Sequence[float] | None, video: Video) -> bool:
+def touches_border(box: Sequence[float] | None, video: Video) -> bool:
+    """Whether a box [x, y, w, h] comes within BORDER of an edge of the frame; None is not there, and touches none."""
     if box is None:
         return False
     x, y, w, h = box

@@ -40,6 +40,7 @@ from operators.identity_memory import (
     to_bytes,
 )
 from operators.identity_slots import DROPPED, Allotment, Mode, SlotTable, allot, running_scores, settle
+from operators.kept_features import owned
 from operators.records import Features, FrameDetections
 from operators.states import check_open, check_order, refuse_closed, refuse_open
 
@@ -199,8 +200,8 @@ class Identify:
         """With no storage but its own, and its label map only where identities may have to be erased from it."""
         entry = self.network.association.entry(read, row, labels, number)
         return replace(
-            entry, keys=_owned(entry.keys), values=_owned(entry.values),
-            labels=_owned(entry.labels) if self.config.mode == "stream" else None,
+            entry, keys=owned(entry.keys), values=owned(entry.values),
+            labels=owned(entry.labels) if self.config.mode == "stream" else None,
         )  # fmt: skip
 
     def _detections(
@@ -256,9 +257,3 @@ def _together(batch: list[Features], most: int) -> Iterator[list[int]]:
     for key in sorted(groups, key=lambda key: key[0]):
         for begin in range(0, len(groups[key]), most):
             yield groups[key][begin : begin + most]
-
-
-def _owned(tensor: Tensor) -> Tensor:
-    """One row of a batch would keep the whole batch in memory."""
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole else tensor.clone()

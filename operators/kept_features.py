@@ -28,6 +28,7 @@ def kept(frame: Features) -> Features:
 
 
 def as_plain(frame: Features) -> dict[str, Any]:
+    """Numbers, tuples and maps on the host, which operators/states.py packs; `from_plain` reads them."""
     info = frame.info
     return {
         "info": (info.index, info.time_s, info.height, info.width),

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from operators.errors import StageError
-from operators.formats import davis_palette, replacing
+from operators.formats import davis_palette
+from operators.replacing import replacing
 from operators.sources import Source
 
 _PALETTE = davis_palette().tobytes()

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from operators.crossings import Places, mask_runs
 from operators.records import UNSHOWN, FrameDetections, FrameTracks
+from operators.youtube_vis_rle import text_rle
 
 MASK_STRIDE = 4
 
@@ -97,11 +98,7 @@ def box_places(low: np.ndarray, high: np.ndarray, cells: int, pixels: int) -> Pl
 def _compress(runs: list[np.ndarray], height: int, width: int) -> tuple[dict, ...]:
     size = [height, width]
     rles = coco.frPyObjects([{"size": size, "counts": counts} for counts in runs], height, width) if runs else []
-    return tuple(_with_text(rle) for rle in rles)
-
-
-def _with_text(rle: dict) -> dict:
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return tuple(text_rle(rle) for rle in rles)
 
 
 def decode_masks(rles: Sequence[dict | None], height: int, width: int) -> np.ndarray:

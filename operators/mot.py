@@ -29,7 +29,7 @@ matching only from one frame to the next; id_switches.py keeps to it over gaps t
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ from operators.id_switches import frame_ious
 from operators.mot_data import TracksOf, open_results
 from operators.score_files import check_writable, write_scores
 from operators.youtube_vis_data import Dataset, Video, read_dataset
+from operators.youtube_vis_entries import distinct_names
 from operators.youtube_vis_rle import MaskTrack
 
 METRICS = (
@@ -113,7 +114,7 @@ def evaluate(
     """
     metrics = {type(m).__name__: m for m in (HOTA(), CLEAR(_settings()), Identity(_settings()))}
     found: dict[int | None, dict[str, dict]] = defaultdict(lambda: defaultdict(dict))   # category, metric, video
-    names = _distinct([(video.id, video.name) for video in dataset.videos])
+    names = distinct_names(dataset.videos)
     left_out = 0
     for done, video in enumerate(dataset.videos, start=1):
         pairs = pair_video(dataset, video, tracks_of, min_score)
@@ -124,7 +125,7 @@ def evaluate(
                 found[category][name][names[video.id]] = metric.eval_sequence(data)
         if progress:
             progress(done, len(dataset.videos))
-    categories = _distinct([(category.id, category.name) for category in dataset.categories])
+    categories = distinct_names(dataset.categories)
     combined = {category: {name: metric.combine_sequences(found[category][name]) for name, metric in metrics.items()}
                 for category in found}                                                  # fmt: skip
     return MotScores(
@@ -218,11 +219,13 @@ def format_table(scores: MotScores) -> str:
     """The scores as lines of text: categories, their mean, and all taken as one; '-' stands for NaN."""
     rows = [*scores.per_category.items(), ("mean of categories", scores.averaged), ("class-agnostic", scores.agnostic)]
     width = max(len(name) for name, _ in rows)
-    lines = ["category".ljust(width) + "".join(metric.rjust(8) for metric in IN_TABLE)]
-    lines.append("-" * len(lines[0]))
-    for name, row in rows:
-        lines.append(name.ljust(width) + "".join(_cell(metric, row[metric]).rjust(8) for metric in IN_TABLE))
-    return "\n".join([*lines, *scores.notes])
+    table = [IN_TABLE, *([_cell(metric, row[metric]) for metric in IN_TABLE] for _, row in rows)]
+    wide = [max(8, 1 + max(map(len, column))) for column in zip(*table, strict=True)]   # MOTA may be -60.0000 and less
+    lines = [
+        name.ljust(width) + "".join(cell.rjust(w) for cell, w in zip(cells, wide, strict=True))
+        for name, cells in zip(["category", *(name for name, _ in rows)], table, strict=True)
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *scores.notes])
 
 
 def _settings() -> dict:
@@ -288,11 +291,6 @@ def _averaged(metrics: dict, combined: dict[int, dict[str, dict]]) -> dict[str, 
 
 def _nothing() -> dict[str, float]:
     return dict.fromkeys(METRICS, math.nan)
-
-
-def _distinct(named: Sequence[tuple[int, str]]) -> dict[int, str]:
-    count = Counter(name for _, name in named)
-    return {id_: name if count[name] == 1 else f"{name} ({id_})" for id_, name in named}
 
 
 def _notes(dataset: Dataset, left_out: int, num_found: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 In:     a Dataset; results.json of one or all videos, or the folder of a run with NAME/tracks.jsonl for each video
 Out:    the tracks of a video, on request
 State:  none; of a folder one video is in memory at a time
-Limits: those of youtube_vis_results.py and formats.py
+Limits: those of youtube_vis_results.py and jsonl.py
 
 Of a tracks.jsonl a track's category is that of its first record, its score the mean over them, as in results.json.
 """
@@ -59,7 +59,8 @@ def _open_folder(folder: Path, dataset: Dataset) -> TracksOf:
 
 
 def _read_tracks(path: Path, video: Video, dataset: Dataset) -> list[Result]:
-    from operators.formats import Categories, VideoTracks, read_jsonl  # loads torch, which results.json does without
+    from operators.formats import Categories, VideoTracks  # loads torch, which results.json does without
+    from operators.jsonl import read_jsonl
     from operators.records import FrameFault
 
     names, ids = [c.name for c in dataset.categories], [c.id for c in dataset.categories]

@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from operators.errors import CheckpointError
+from operators.weights import check_is_file
 
 MAX_BYTES = 8 << 30
 CONTAINERS = ("model", "state_dict", "blobs")
@@ -53,8 +54,7 @@ class ReleasedFile:
 def read_released(path: Path) -> ReleasedFile:
     """Raises CheckpointError for a file that is missing, too large, damaged, of another kind, or that names anything to
     call but what tensors and arrays need."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file of weights.")
+    check_is_file(path)
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: a file of weights ends in {', '.join(SUFFIXES)}; this one in '{path.suffix}'.")
     _check_size(path)

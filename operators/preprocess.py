@@ -1,13 +1,14 @@
 """Step 3: decoded frames to network input, by DALI.
 
 In:     Frame   images (H, W, 3) uint8 RGB, of any sizes
-Out:    Image   pixels (3, Hp, Wp) float32: resized as `antialias` asks and rounded to 8 bits, mean subtracted, padded
-                with zeros at the right and bottom to a multiple of `divisor`; with `fit: box` to the whole box
+Out:    Image   pixels (3, Hp, Wp) float32: resized as `antialias` asks and rounded to 8 bits, mean subtracted, divided
+                by `std`, padded with zeros at the right and bottom to a multiple of `divisor`; with `fit: box` to the
+                whole box
 State:  none
-Limits: frames beyond 2^26 pixels are refused
+Limits: frames of more than MAX_PIXELS are refused with a ValueError, which names the frame
 Source: CrossVIS specification 1.6, CiCo specification 1.2. `resize_to` is the one rule of size for inference and
-        training; the nodes of the training pipeline (trainers/data.py) are the same operators, and a test holds the two
-        equal.
+        training; the nodes of the training pipeline (trainers/pixels.py) are the same operators, and a test holds the
+        two equal.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from nvidia.dali import types
 from torch import Tensor
 
 from models.inputs import Fit, InputConfig
+from operators.probe import MAX_PIXELS
 from operators.records import Frame, Image
-
-MAX_PIXELS = 1 << 26
 
 
 def resize_to(height: int, width: int, short_side: int, long_side: int, fit: Fit = "short_side") -> tuple[int, int]:

@@ -24,6 +24,8 @@ from operators.records import FrameFault, FrameInfo, FrameTracks
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalsConfig:
+    """Which tracks become proposals, and which of them shows where several claim a pixel."""
+
     choice: Literal["best", "first"] = "best"
     """Which tracks, where there are more: those whose scores over all frames sum to most, or as released those of the
     lowest ids, the first to begin; an id is then the proposal's number less one."""

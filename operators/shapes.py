@@ -14,10 +14,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +25,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from operators.errors import ConfigError, DatasetError
+from operators.processes import in_processes
 from operators.shapes_config import PRESETS, ShapesConfig
 from operators.shapes_forms import CATEGORIES
 from operators.shapes_paint import paint
@@ -170,12 +170,8 @@ def _in_order(
     if workers == 1:
         yield from _counted(map(work, indices), len(indices), progress)
         return
-    # spawned, not forked: a fork of a process with running threads (DALI, torch) can hang for ever
-    pool = ProcessPoolExecutor(min(workers, len(indices)), mp_context=get_context("spawn"))
-    try:
-        yield from _counted(pool.map(work, indices), len(indices), progress)
-    finally:
-        pool.shutdown(cancel_futures=True)   # else Ctrl-C would wait for every clip that was still to come
+    with closing(in_processes(work, indices, workers)) as results:
+        yield from _counted(results, len(indices), progress)
 
 
 def _counted(results: Iterator[Result], total: int, progress: Progress | None) -> Iterator[Result]:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from operators.addresses import is_address, is_pattern, local_path
 from operators.errors import DatasetError, MaskstreamError, SourceError
-from operators.folders import IMAGE_SUFFIXES, MAX_IMAGES, at_address, digest, in_folder, matching, stamp
+from operators.folders import IMAGE_SUFFIXES, MAX_IMAGES, at_address, digest, in_folder, is_inside, matching, stamp
 from operators.probe import VideoInfo, probe_images, probe_video
 from operators.youtube_vis_data import Video, read_dataset
 
@@ -208,8 +208,7 @@ def _dataset(
 
 def _check_inside(argument: str, video: Video) -> None:
     for name in video.file_names:
-        path = PurePosixPath(name)
-        if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
+        if not is_inside(name):
             raise DatasetError(f"'{argument}': video {video.id} names the image '{name}', which leaves the folder of "
                                f"images; expected a path inside it.")
 

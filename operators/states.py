@@ -3,6 +3,7 @@ remember refuse, in the same words.
 
 In:     a dict of numbers, texts, tensors, and lists and dicts of these
 Out:    bytes that know whether they are whole; or the dict again, tensors on the host
+State:  none
 Limits: a snapshot that was damaged in one byte is refused, not taken up with another state than the stage had
 """
 

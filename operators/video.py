@@ -112,6 +112,11 @@ class VideoFrames:
                 return passed
         return max(count, 0)
 
+    @property
+    def num_damaged(self) -> int:
+        """Frames so far that came out, and that the decoder marked as damaged."""
+        return self._tally.damaged
+
     def close(self) -> None:
         """Give back file and decoder; closing twice is harmless. `read` gives [] after it."""
         self._ended = True

@@ -49,8 +49,7 @@ def save_weights(path: Path, state: dict[str, Tensor], network: str, config: dic
 
 def read_weights(path: Path) -> Checkpoint:
     """Raises CheckpointError for a file that is missing, damaged, or not one of ours."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file of weights.")
+    check_is_file(path)
     if path.stat().st_size > MAX_BYTES:
         raise CheckpointError(f"{path}: {path.stat().st_size} bytes, more than {MAX_BYTES} are refused.")
     try:
@@ -71,6 +70,16 @@ def read_weights(path: Path) -> Checkpoint:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{path}: its metadata is damaged: classes must be a list of names.")
     return Checkpoint(state, network, config, tuple(classes), metadata)
+
+
+def check_is_file(path: Path) -> None:
+    """Raises CheckpointError where there is none; of the folder of a training run it names the file in it."""
+    if path.is_dir():
+        inside = path / "weights.safetensors"
+        hint = f"Did you mean {inside}?" if inside.is_file() else f"It has no {inside.name}, as training leaves it."
+        raise CheckpointError(f"{path}: is a folder, but a file of weights is expected. {hint}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights.")
 
 
 def load_into(network: nn.Module, state: dict[str, Tensor], source: str) -> None:

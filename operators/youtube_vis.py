@@ -18,20 +18,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from operators.cpus import usable_cpus
 from operators.errors import ConfigError, DatasetError
+from operators.json_files import read_json
+from operators.processes import in_processes
 from operators.score_files import check_writable, write_scores
 from operators.youtube_vis_curves import LEVEL_METRICS, METRICS, Curves, curves_of
-from operators.youtube_vis_data import Annotation, Dataset, Video, read_dataset, read_json
+from operators.youtube_vis_data import Annotation, Dataset, Video, read_dataset
+from operators.youtube_vis_entries import distinct_names
 from operators.youtube_vis_match import AREAS, LEVELS, CategoryMatch, Job, VideoMatch, match_videos, occlusion_level
 from operators.youtube_vis_results import Result, parse_results, refuse_annotations
 
@@ -141,16 +142,15 @@ def _in_order(jobs: list[Job], workers: int | None) -> Iterator[VideoMatch]:
     if workers <= 1:
         yield from chain.from_iterable(map(match_videos, batches))
         return
-    # spawned, not forked: a fork of a process with running threads (a progress bar, torch) can hang for ever. Without
-    # garbage collection: there are no cycles, and looking for them makes the masks arrive at a third of the speed
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=gc.disable)
+    # without garbage collection: there are no cycles; looking for them makes the masks arrive at a third of the speed
+    results = in_processes(match_videos, batches, workers, initializer=gc.disable)
     try:
-        yield from chain.from_iterable(pool.map(match_videos, batches))
+        yield from chain.from_iterable(results)
     except BrokenProcessPool as error:
         raise DatasetError("a process that matched videos was ended, most likely for want of memory; "
                            "use fewer workers.") from error  # fmt: skip
     finally:
-        pool.shutdown(cancel_futures=True)      # else Ctrl-C would wait for every video that was still to come
+        results.close()
 
 
 def _batches(jobs: list[Job], size: int = MASKS_PER_BATCH) -> list[list[Job]]:
@@ -175,20 +175,15 @@ def _scores(dataset: Dataset, curves: list[Curves], notes: tuple[str, ...]) -> S
         for i, level in enumerate(LEVELS)
         if by_level and by_level[0]
     }
+    names = distinct_names(dataset.categories).values()
     precision = np.array([found.precision[0] for found in curves]).reshape(len(curves), 10, 101)
-    return Scores(_means(METRICS, rows), dict(zip(_names(dataset), rows, strict=True)), notes, occlusion, precision)
+    return Scores(_means(METRICS, rows), dict(zip(names, rows, strict=True)), notes, occlusion, precision)
 
 
 def _means(metrics: tuple[str, ...], rows: list[dict[str, float]]) -> dict[str, float]:
     """Of each metric over the categories that have it [10]."""
     kept = {metric: [row[metric] for row in rows if row[metric] > -1] for metric in metrics}
     return {metric: float(np.mean(values)) if values else -1.0 for metric, values in kept.items()}
-
-
-def _names(dataset: Dataset) -> list[str]:
-    """Of the categories, each another one."""
-    names = [category.name for category in dataset.categories]
-    return [c.name if names.count(c.name) == 1 else f"{c.name} ({c.id})" for c in dataset.categories]
 
 
 def _notes(

@@ -9,14 +9,13 @@ Limits: as in youtube_vis_rle.py; a mask may have another size than its video, a
 
 from __future__ import annotations
 
-import math
 import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from operators.errors import DatasetError
-from operators.youtube_vis_data import read_json
+from operators.json_files import is_finite, read_json
 from operators.youtube_vis_rle import MaskTrack, check_compressed, counts_text
 
 _FORM = '{"video_id", "category_id", "score", "segmentations"}'
@@ -79,7 +78,7 @@ def _result(raw: Any, index: int) -> Result:
         if not isinstance(raw.get(key), int) or isinstance(raw[key], bool):
             raise DatasetError(f"{where}: {key} is {_shown(raw, key)}; expected a whole number.")
     score = raw.get("score")
-    if not isinstance(score, (int, float)) or isinstance(score, bool) or not _is_finite(score):
+    if not isinstance(score, (int, float)) or isinstance(score, bool) or not is_finite(score):
         raise DatasetError(f"{where}: score is {_shown(raw, 'score')}; expected a finite number.")
     segmentations = raw.get("segmentations")
     if not isinstance(segmentations, list):
@@ -103,13 +102,6 @@ def _all_compressed(segmentations: list) -> bool:
 
 def _is_compressed(entry: Any) -> bool:
     return isinstance(entry, dict) and "size" in entry and isinstance(entry.get("counts"), (str, bytes))
-
-
-def _is_finite(score: float) -> bool:
-    try:
-        return math.isfinite(score)
-    except OverflowError:       # a whole number beyond every float
-        return False
 
 
 def _shown(raw: dict, key: str) -> str:

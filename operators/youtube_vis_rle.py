@@ -140,7 +140,7 @@ def _from_runs(counts: Any, height: int, width: int, where: str) -> Rle:
     rle = {"size": [height, width], "counts": counts}
     if plain_extents([counts], np.array([height * width])) is None:
         raise DatasetError(f"{where}: {damage(rle)}")
-    return _with_text(coco_mask.frPyObjects(rle, height, width))
+    return text_rle(coco_mask.frPyObjects(rle, height, width))
 
 
 def _from_polygons(rings: list[Any], height: int, width: int, where: str) -> Rle:
@@ -162,7 +162,7 @@ def _from_polygons(rings: list[Any], height: int, width: int, where: str) -> Rle
         raise DatasetError(f"{where}: a polygon's outline is longer than {what}; damaged?")
     if not kept:
         return _from_runs([height * width], height, width, where)
-    return _with_text(coco_mask.merge(coco_mask.frPyObjects(kept, height, width)))
+    return text_rle(coco_mask.merge(coco_mask.frPyObjects(kept, height, width)))
 
 
 def _points(ring: Any, where: str) -> np.ndarray:
@@ -188,8 +188,9 @@ def check_size(segmentation: dict, height: int, width: int, where: str) -> None:
         raise DatasetError(f"{where}: the mask's size is {size}, its video's is [{height}, {width}] (height, width).")
 
 
-def _with_text(rle: Rle) -> Rle:
-    return {"size": rle["size"], "counts": counts_text(rle["counts"])}
+def text_rle(rle: Rle) -> Rle:
+    """One of pycocotools' compressed RLEs as JSON takes it: whole numbers of Python, and text."""
+    return {"size": [int(side) for side in rle["size"]], "counts": counts_text(rle["counts"])}
 
 
 def counts_text(counts: str | bytes) -> str:

@@ -16,8 +16,9 @@ from rich.table import Table
 
 from operators.datasets.check import Checked
 from operators.datasets.faults import KINDS, Fault, Repair, Report, printable
-from operators.datasets.files import compact, new_json
+from operators.datasets.files import new_json
 from operators.datasets.fix import Fixed
+from operators.json_files import compact_json
 
 COLORS = {"error": "red", "warning": "yellow"}
 
@@ -28,10 +29,10 @@ class JsonReport:
     def __init__(self, file: IO[str], dataset: Checked) -> None:
         self._file, self._count = file, 0
         head = {"path": str(dataset.path), "layout": dataset.layout, "summary": dataset.summary}
-        file.write(compact(head)[:-1] + ',\n"faults": [')
+        file.write(compact_json(head)[:-1] + ',\n"faults": [')
 
     def fault(self, fault: Fault) -> None:
-        self._file.write(("," if self._count else "") + "\n" + compact(fault.as_json()))
+        self._file.write(("," if self._count else "") + "\n" + compact_json(fault.as_json()))
         self._count += 1
 
     def end(self, report: Report, fixed: Fixed | None) -> None:
@@ -39,7 +40,7 @@ class JsonReport:
         repairs = None if fixed is None else [repair.as_json() for repair in fixed.repairs]
         totals = {"errors": report.total("error"), "warnings": report.total("warning")}
         tail = {"counts": {kind: report.counts[kind] for kind in report.kinds}, **totals, "repairs": repairs}
-        self._file.write(("\n" if self._count else "") + "],\n" + compact(tail)[1:] + "\n")
+        self._file.write(("\n" if self._count else "") + "],\n" + compact_json(tail)[1:] + "\n")
 
 
 @contextmanager

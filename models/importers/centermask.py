@@ -12,17 +12,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.importers.crossvis import FCOS_RULES
-from models.importers.renaming import Renamed, Rules, rename, stack
+from models.importers.renaming import AFFINE, Renamed, Rules, rename, stack
 
-_AFFINE = r"(weight|bias)"
 _MASK = r"roi_heads\.mask_head\."
 
 CENTERMASK_RULES: Rules = (
     *FCOS_RULES,
-    *((rf"{_MASK}mask_fcn{i + 1}\.{_AFFINE}", rf"mask_head.convs.{i}.\1") for i in range(4)),
+    *((rf"{_MASK}mask_fcn{i + 1}\.{AFFINE}", rf"mask_head.convs.{i}.\1") for i in range(4)),
     (rf"{_MASK}(?i:spatialAtt)\.conv\.weight", "mask_head.attention.conv.weight"),
-    (rf"{_MASK}deconv\.{_AFFINE}", r"mask_head.upsample.\1"),
-    (rf"{_MASK}predictor\.{_AFFINE}", r"mask_head.logits.\1"),
+    (rf"{_MASK}deconv\.{AFFINE}", r"mask_head.upsample.\1"),
+    (rf"{_MASK}predictor\.{AFFINE}", r"mask_head.logits.\1"),
 )
 IGNORED: Rules = (
     (r"roi_heads\.maskiou_head\..*", "the mask IoU head, which is off everywhere here"),

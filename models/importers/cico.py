@@ -17,11 +17,10 @@ from torch import Tensor
 
 from models.cico_heads import ANCHORS
 from models.cico_masks import MaskForm
-from models.importers.renaming import NORM, Renamed, Rules, rename
+from models.importers.renaming import AFFINE, NORM, Renamed, Rules, rename
 from models.importers.swin import swin_rules
 from models.importers.yolact import without_copies, yolact_pyramid, yolact_spelling
 
-_AFFINE = r"(weight|bias)"
 _HEADS = r"prediction_layers\.(?:0\.)?"
 _MASKS = r"(?:ProtoNet\.)?"
 _LAYERS = {
@@ -35,16 +34,16 @@ _TOWERS = {"bbox": "box_tower", "track": "track_tower", "conf": "class_tower"}
 _RULES: Rules = (
     *yolact_pyramid(),
     *swin_rules(r"backbone\."),
-    *((rf"{_HEADS}{theirs}_layer\.{_AFFINE}", rf"clip_heads.{ours}.\1") for theirs, ours in _LAYERS.items()),
-    *((rf"{_HEADS}{theirs}_extra\.{2 * i}\.{_AFFINE}", rf"clip_heads.{ours}.convs.{i}.\1")
+    *((rf"{_HEADS}{theirs}_layer\.{AFFINE}", rf"clip_heads.{ours}.\1") for theirs, ours in _LAYERS.items()),
+    *((rf"{_HEADS}{theirs}_extra\.{2 * i}\.{AFFINE}", rf"clip_heads.{ours}.convs.{i}.\1")
       for theirs, ours in _TOWERS.items() for i in range(4)),
-    (rf"{_MASKS}mask_refine\.([0-2])\.0\.{_AFFINE}", r"prototypes.refine.\1.0.\2"),
+    (rf"{_MASKS}mask_refine\.([0-2])\.0\.{AFFINE}", r"prototypes.refine.\1.0.\2"),
     (rf"{_MASKS}mask_refine\.([0-2])\.1\.{NORM}", r"prototypes.refine.\1.1.\2"),
-    *((rf"{_MASKS}proto_net\.{3 * i}\.{_AFFINE}", rf"prototypes.tower.{i}.0.\1") for i in range(3)),
+    *((rf"{_MASKS}proto_net\.{3 * i}\.{AFFINE}", rf"prototypes.tower.{i}.0.\1") for i in range(3)),
     *((rf"{_MASKS}proto_net\.{3 * i + 1}\.{NORM}", rf"prototypes.tower.{i}.1.\1") for i in range(3)),
-    (rf"{_MASKS}proto_conv\.0\.{_AFFINE}", r"prototypes.last.0.\1"),
+    (rf"{_MASKS}proto_conv\.0\.{AFFINE}", r"prototypes.last.0.\1"),
     (rf"{_MASKS}proto_conv\.1\.{NORM}", r"prototypes.last.1.\1"),
-    (rf"{_MASKS}proto_conv\.3\.{_AFFINE}", r"prototypes.output.\1"),
+    (rf"{_MASKS}proto_conv\.3\.{AFFINE}", r"prototypes.output.\1"),
 )  # fmt: skip
 _IGNORED: Rules = (
     (r"backbone\..*\.(attn_mask|attn\.relative_position_index)", "counted anew from sizes"),

@@ -12,35 +12,43 @@ from dataclasses import replace
 from torch import Tensor
 
 from models.importers.dla import dla_rules
-from models.importers.renaming import NORM, Renamed, Rules, from_torchvision_spelling, rename, resnet_rules, stack
+from models.importers.renaming import (
+    AFFINE,
+    NORM,
+    Renamed,
+    Rules,
+    from_torchvision_spelling,
+    rename,
+    resnet_rules,
+    stack,
+)
 
 _TRUNK = r"backbone\.bottom_up\."
 _HEAD = r"proposal_generator\.fcos_head\."
-_AFFINE = r"(weight|bias)"
 _TOWERS = {"cls": "fcos.class_tower", "bbox": "fcos.box_tower"}
 _OUTPUTS = {"cls_logits": "fcos.class_logits", "bbox_pred": "fcos.distances", "ctrness": "fcos.centerness"}
 
 FCOS_RULES: Rules = (
     *resnet_rules(_TRUNK),
-    *((rf"backbone\.fpn_{kind}{i + 3}\.{_AFFINE}", rf"fpn.{kind}.{i}.\1") for kind in ("lateral", "output")
+    *((rf"backbone\.fpn_{kind}{i + 3}\.{AFFINE}", rf"fpn.{kind}.{i}.\1") for kind in ("lateral", "output")
       for i in range(3)),
-    (rf"backbone\.top_block\.(p[67])\.{_AFFINE}", r"fpn.\1.\2"),
-    *((rf"{_HEAD}{theirs}_tower\.(\d+)\.{_AFFINE}", rf"{ours}.\1.\2") for theirs, ours in _TOWERS.items()),
-    *((rf"{_HEAD}{theirs}\.{_AFFINE}", rf"{ours}.\1") for theirs, ours in _OUTPUTS.items()),
+    (rf"backbone\.top_block\.(p[67])\.{AFFINE}", r"fpn.\1.\2"),
+    *((rf"{_HEAD}{theirs}_tower\.(\d+)\.{AFFINE}", rf"{ours}.\1.\2") for theirs, ours in _TOWERS.items()),
+    *((rf"{_HEAD}{theirs}\.{AFFINE}", rf"{ours}.\1") for theirs, ours in _OUTPUTS.items()),
     (rf"{_HEAD}scales\.(\d+)\.scale", r"fcos.scales.\1"),
 )  # fmt: skip
 """ResNet, pyramid and FCOS, which several releases name alike."""
 _RULES: Rules = (
     *FCOS_RULES,
     *dla_rules(_TRUNK),
-    (rf"{_HEAD}reid_tower\.(\d+)\.{_AFFINE}", r"embedding.tower.\1.\2"),
-    (rf"{_HEAD}reid_pred\.{_AFFINE}", r"embedding.project.\1"),
+    (rf"{_HEAD}reid_tower\.(\d+)\.{AFFINE}", r"embedding.tower.\1.\2"),
+    (rf"{_HEAD}reid_pred\.{AFFINE}", r"embedding.project.\1"),
     (rf"{_HEAD}reid_pred_bn\.{NORM}", r"embedding.norm.\1"),
     (r"mask_branch\.(refine\.\d\.0|tower\.[0-3]\.0)\.weight", r"mask_branch.\1.weight"),
     (rf"mask_branch\.(refine\.\d\.1|tower\.[0-3]\.1)\.{NORM}", r"mask_branch.\1.\2"),
-    (rf"mask_branch\.tower\.4\.{_AFFINE}", r"mask_branch.output.\1"),
-    (rf"controller\.{_AFFINE}", r"controller.\1"),
-    (rf"cls\.{_AFFINE}", r"proxies.proxies.\1"),
+    (rf"mask_branch\.tower\.4\.{AFFINE}", r"mask_branch.output.\1"),
+    (rf"controller\.{AFFINE}", r"controller.\1"),
+    (rf"cls\.{AFFINE}", r"proxies.proxies.\1"),
 )
 _IGNORED = (
     (r"mask_head\._iter", "a counter that only the release's own training reads"),

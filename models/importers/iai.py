@@ -12,9 +12,17 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models.importers.renaming import NORM, Renamed, Rules, from_torchvision_spelling, rename, resnet_rules, stack
+from models.importers.renaming import (
+    AFFINE,
+    NORM,
+    Renamed,
+    Rules,
+    from_torchvision_spelling,
+    rename,
+    resnet_rules,
+    stack,
+)
 
-_AFFINE = r"(weight|bias)"
 _BLOCK = "association.block"
 _LINEAR = {
     r"self_attn\.linear_Q": "self_attention.query",
@@ -51,34 +59,34 @@ _TOWERS = {"cls_convs": "fcos.class_tower", "reg_convs": "fcos.box_tower", "id_c
 def _towers() -> Rules:
     """Convolution i and its norm are modules 3i and 3i + 1 here, a ReLU between."""
     return tuple(
-        (rf"bbox_head\.{theirs}\.{i}\.{part}\.{_AFFINE}", rf"{ours}.{3 * i + place}.\1")
+        (rf"bbox_head\.{theirs}\.{i}\.{part}\.{AFFINE}", rf"{ours}.{3 * i + place}.\1")
         for theirs, ours in _TOWERS.items() for i in range(4) for place, part in enumerate(("conv", "gn"))
     )  # fmt: skip
 
 
 _SHARED: Rules = (
     *resnet_rules(r"backbone\."),
-    *((rf"neck\.lateral_convs\.{i}\.conv\.{_AFFINE}", rf"fpn.lateral.{i}.\1") for i in range(3)),
-    *((rf"neck\.fpn_convs\.{i}\.conv\.{_AFFINE}", rf"fpn.output.{i}.\1") for i in range(3)),
-    *((rf"neck\.fpn_convs\.{i}\.conv\.{_AFFINE}", rf"fpn.p{i + 3}.\1") for i in (3, 4)),
+    *((rf"neck\.lateral_convs\.{i}\.conv\.{AFFINE}", rf"fpn.lateral.{i}.\1") for i in range(3)),
+    *((rf"neck\.fpn_convs\.{i}\.conv\.{AFFINE}", rf"fpn.output.{i}.\1") for i in range(3)),
+    *((rf"neck\.fpn_convs\.{i}\.conv\.{AFFINE}", rf"fpn.p{i + 3}.\1") for i in (3, 4)),
     *_towers(),
-    *((rf"bbox_head\.{theirs}\.{_AFFINE}", rf"{ours}.\1") for theirs, ours in _OUTPUTS.items()),
+    *((rf"bbox_head\.{theirs}\.{AFFINE}", rf"{ours}.\1") for theirs, ours in _OUTPUTS.items()),
     (r"bbox_head\.scales\.(\d+)\.scale", r"fcos.scales.\1"),
 )
 _IAI: Rules = (
     *_SHARED,
-    (rf"(encoder_projector|backbone_projector)\.{_AFFINE}", r"association.\1.\2"),
-    (rf"lstt\.patch_wise_id_bank\.{_AFFINE}", r"association.bank.conv.\1"),
-    *((rf"{_LAYER}{theirs}\.{_AFFINE}", rf"{_BLOCK}.{ours}.\1") for theirs, ours in _LINEAR.items()),
+    (rf"(encoder_projector|backbone_projector)\.{AFFINE}", r"association.\1.\2"),
+    (rf"lstt\.patch_wise_id_bank\.{AFFINE}", r"association.bank.conv.\1"),
+    *((rf"{_LAYER}{theirs}\.{AFFINE}", rf"{_BLOCK}.{ours}.\1") for theirs, ours in _LINEAR.items()),
     *((rf"{_LAYER}short_term_attn\.{theirs}", f"{_BLOCK}.local.{ours}") for theirs, ours in _RELATIVE.items()),
     (rf"{_LAYER}activation\.GCT\.(alpha|gamma|beta)", rf"{_BLOCK}.feed_forward.gate.\1"),
     (rf"{_LAYER}activation\.conv\.weight", f"{_BLOCK}.feed_forward.mix.weight"),
-    (rf"lstt\.LSTT\.decoder_norms\.0\.{_AFFINE}", rf"{_BLOCK}.norm_out.\1"),
+    (rf"lstt\.LSTT\.decoder_norms\.0\.{AFFINE}", rf"{_BLOCK}.norm_out.\1"),
     (r"bbox_head\.mask_refine\.([0-2]\.0)\.weight", r"mask_branch.refine.\1.weight"),
     (rf"bbox_head\.mask_refine\.([0-2]\.1)\.{NORM}", r"mask_branch.refine.\1.\2"),
     (r"bbox_head\.mask_head\.([0-3]\.0)\.weight", r"mask_branch.tower.\1.weight"),
     (rf"bbox_head\.mask_head\.([0-3]\.1)\.{NORM}", r"mask_branch.tower.\1.\2"),
-    (rf"bbox_head\.mask_head\.4\.{_AFFINE}", r"mask_branch.output.\1"),
+    (rf"bbox_head\.mask_head\.4\.{AFFINE}", r"mask_branch.output.\1"),
 )
 _FEATURES = r"mask_head\.mask_feature_head\."
 _MMDETECTION: Rules = (
@@ -87,7 +95,7 @@ _MMDETECTION: Rules = (
     (rf"{_FEATURES}convs_all_levels\.([0-2])\.conv\d\.bn\.{NORM}", r"mask_branch.refine.\1.1.\2"),
     (rf"{_FEATURES}conv_branch\.([0-3])\.conv\.weight", r"mask_branch.tower.\1.0.weight"),
     (rf"{_FEATURES}conv_branch\.([0-3])\.bn\.{NORM}", r"mask_branch.tower.\1.1.\2"),
-    (rf"{_FEATURES}conv_pred\.(?:0\.)?{_AFFINE}", r"mask_branch.output.\1"),
+    (rf"{_FEATURES}conv_pred\.(?:0\.)?{AFFINE}", r"mask_branch.output.\1"),
 )
 _IGNORED: Rules = ((r"backbone\.fc\..*", "the ImageNet classifier"),)
 

@@ -14,9 +14,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from models.importers.renaming import Renamed, Rules, from_torchvision_spelling, rename, resnet_rules
+from models.importers.renaming import AFFINE, Renamed, Rules, from_torchvision_spelling, rename, resnet_rules
 
-_AFFINE = r"(weight|bias)"
 _LAYERS = {
     r"rpn_head\.rpn_conv": "rpn.conv",
     r"rpn_head\.rpn_cls": "rpn.logits",
@@ -30,15 +29,15 @@ _LAYERS = {
 }
 _MASK_RCNN: Rules = (
     *resnet_rules(r"backbone\."),
-    (rf"neck\.lateral_convs\.(\d)\.conv\.{_AFFINE}", r"fpn.lateral.\1.\2"),
-    (rf"neck\.fpn_convs\.(\d)\.conv\.{_AFFINE}", r"fpn.output.\1.\2"),
-    *((rf"{theirs}\.{_AFFINE}", rf"{ours}.\1") for theirs, ours in _LAYERS.items()),
-    (rf"(?:roi_head\.)?mask_head\.convs\.(\d+)\.conv\.{_AFFINE}", r"mask_head.convs.\1.\2"),
+    (rf"neck\.lateral_convs\.(\d)\.conv\.{AFFINE}", r"fpn.lateral.\1.\2"),
+    (rf"neck\.fpn_convs\.(\d)\.conv\.{AFFINE}", r"fpn.output.\1.\2"),
+    *((rf"{theirs}\.{AFFINE}", rf"{ours}.\1") for theirs, ours in _LAYERS.items()),
+    (rf"(?:roi_head\.)?mask_head\.convs\.(\d+)\.conv\.{AFFINE}", r"mask_head.convs.\1.\2"),
 )
 _MASKTRACK: Rules = (
     *_MASK_RCNN,
-    (rf"track_head\.fcs\.0\.{_AFFINE}", r"track_head.fc1.\1"),
-    (rf"track_head\.fcs\.1\.{_AFFINE}", r"track_head.fc2.\1"),
+    (rf"track_head\.fcs\.0\.{AFFINE}", r"track_head.fc1.\1"),
+    (rf"track_head\.fcs\.1\.{AFFINE}", r"track_head.fc2.\1"),
     (r"track_head\.((?:offset_convs\.\d\.conv|conv_offset|dconv_featureflow)\.(?:weight|bias))", r"calibration.\1"),
 )
 _IGNORED: Rules = ((r"backbone\.fc\..*", "the ImageNet classifier"),)

@@ -17,6 +17,8 @@ from torch import Tensor
 Rules = Sequence[tuple[str, str]]
 """(pattern of the whole name, our name with \\1 for its groups); the first that matches counts."""
 
+AFFINE = r"(weight|bias)"
+"""The tensors of a layer, as a group of a rule."""
 NORM = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 """The tensors of a batch norm, as a group of a rule."""
 UNKNOWN = "no part of this release as the specification has it"

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.importers.renaming import Renamed, Rules, rename
+from models.importers.renaming import AFFINE, Renamed, Rules, rename
 
-_AFFINE = r"(weight|bias)"
-_ATTENTION = rf"attn\.(qkv|proj)\.{_AFFINE}"
+_ATTENTION = rf"attn\.(qkv|proj)\.{AFFINE}"
 _MERGE = r"(reduction\.weight|norm\.(?:weight|bias))"
 _TABLE = r"attn\.relative_position_bias_table"
 SWIN_IGNORED = (
@@ -27,15 +26,15 @@ def swin_rules(prefix: str) -> Rules:
     """The original release's names behind `prefix` (a pattern) -> those of models/swin.py, under `backbone`."""
     block, ours = rf"{prefix}layers\.(\d)\.blocks\.(\d+)\.", r"backbone.stages.\1.\2."
     return (
-        (rf"{prefix}patch_embed\.proj\.{_AFFINE}", r"backbone.embed.\1"),
-        (rf"{prefix}patch_embed\.norm\.{_AFFINE}", r"backbone.embed_norm.\1"),
-        (rf"{block}(norm[12])\.{_AFFINE}", rf"{ours}\3.\4"),
+        (rf"{prefix}patch_embed\.proj\.{AFFINE}", r"backbone.embed.\1"),
+        (rf"{prefix}patch_embed\.norm\.{AFFINE}", r"backbone.embed_norm.\1"),
+        (rf"{block}(norm[12])\.{AFFINE}", rf"{ours}\3.\4"),
         (rf"{block}{_ATTENTION}", rf"{ours}attention.\3.\4"),
         (rf"{block}{_TABLE}", rf"{ours}attention.relative_bias"),
-        (rf"{block}mlp\.fc1\.{_AFFINE}", rf"{ours}expand.\3"),
-        (rf"{block}mlp\.fc2\.{_AFFINE}", rf"{ours}contract.\3"),
+        (rf"{block}mlp\.fc1\.{AFFINE}", rf"{ours}expand.\3"),
+        (rf"{block}mlp\.fc2\.{AFFINE}", rf"{ours}contract.\3"),
         (rf"{prefix}layers\.(\d)\.downsample\.{_MERGE}", r"backbone.merges.\1.\2"),
-        (rf"{prefix}norm([0-3])\.{_AFFINE}", r"backbone.norms.\1.\2"),
+        (rf"{prefix}norm([0-3])\.{AFFINE}", r"backbone.norms.\1.\2"),
     )
 
 

@@ -10,17 +10,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from models.importers.centermask import CENTERMASK_RULES, IGNORED, without_wrapper
-from models.importers.renaming import Renamed, Rules, rename, stack
+from models.importers.renaming import AFFINE, Renamed, Rules, rename, stack
 
-_AFFINE = r"(weight|bias)"
 _GRAPH = {"edge_mlp": "edge_mlp", "node_mlp": "node_mlp", "edge_predictor": "scorer"}
 
 _RULES: Rules = (
     *CENTERMASK_RULES,
-    (rf"proposal_generator\.fcos_head\.resfuser_([0-4])\.cn([12])\.{_AFFINE}", r"fuser.levels.\1.conv\2.\3"),
-    (rf"obj_encoder\.cn([123])\.{_AFFINE}", r"encoder.conv\1.\2"),
-    (rf"obj_encoder\.fc\.{_AFFINE}", r"encoder.fc.\1"),
-    *((rf"obj2obj_gnn\.{theirs}\.(\d)\.{_AFFINE}", rf"graph.{ours}.\1.\2") for theirs, ours in _GRAPH.items()),
+    (rf"proposal_generator\.fcos_head\.resfuser_([0-4])\.cn([12])\.{AFFINE}", r"fuser.levels.\1.conv\2.\3"),
+    (rf"obj_encoder\.cn([123])\.{AFFINE}", r"encoder.conv\1.\2"),
+    (rf"obj_encoder\.fc\.{AFFINE}", r"encoder.fc.\1"),
+    *((rf"obj2obj_gnn\.{theirs}\.(\d)\.{AFFINE}", rf"graph.{ours}.\1.\2") for theirs, ours in _GRAPH.items()),
 )
 
 

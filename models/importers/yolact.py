@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.importers.renaming import Renamed, Rules, from_torchvision_spelling, rename, resnet_rules
+from models.importers.renaming import AFFINE, Renamed, Rules, from_torchvision_spelling, rename, resnet_rules
 
-_AFFINE = r"(weight|bias)"
 DEEPEST_FIRST = 3
 """Laterals and outputs of the pyramid: the release counts them from the coarsest map, we from the finest."""
 
@@ -24,10 +23,10 @@ def yolact_pyramid() -> Rules:
     rules = [*resnet_rules(r"backbone\.")]
     for theirs in range(DEEPEST_FIRST):
         ours = DEEPEST_FIRST - 1 - theirs
-        rules.append((rf"fpn\.lat_layers\.{theirs}\.{_AFFINE}", rf"fpn.lateral.{ours}.\1"))
-        rules.append((rf"fpn\.pred_layers\.{theirs}\.{_AFFINE}", rf"fpn.output.{ours}.\1"))
+        rules.append((rf"fpn\.lat_layers\.{theirs}\.{AFFINE}", rf"fpn.lateral.{ours}.\1"))
+        rules.append((rf"fpn\.pred_layers\.{theirs}\.{AFFINE}", rf"fpn.output.{ours}.\1"))
     for theirs, ours in enumerate(("p6", "p7")):
-        rules.append((rf"fpn\.downsample_layers\.{theirs}\.{_AFFINE}", rf"fpn.{ours}.\1"))
+        rules.append((rf"fpn\.downsample_layers\.{theirs}\.{AFFINE}", rf"fpn.{ours}.\1"))
     return tuple(rules)
 
 
@@ -49,9 +48,9 @@ def without_copies(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 _RULES = (
     *yolact_pyramid(),
-    *((rf"proto_net\.{theirs}\.{_AFFINE}", rf"prototypes.tower.{i}.0.\1") for i, theirs in enumerate((0, 2, 4))),
-    (rf"proto_net\.8\.{_AFFINE}", r"prototypes.last.0.\1"),
-    (rf"proto_net\.10\.{_AFFINE}", r"prototypes.output.\1"),
+    *((rf"proto_net\.{theirs}\.{AFFINE}", rf"prototypes.tower.{i}.0.\1") for i, theirs in enumerate((0, 2, 4))),
+    (rf"proto_net\.8\.{AFFINE}", r"prototypes.last.0.\1"),
+    (rf"proto_net\.10\.{AFFINE}", r"prototypes.output.\1"),
 )
 _IGNORED = (
     (r"prediction_layers\..*bbox_layer\..*", "boxes relative to square anchors of fixed sizes"),

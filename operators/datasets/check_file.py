@@ -138,6 +138,7 @@ def mask_sizes(raw: dict) -> set[Size]:
 
 
 def is_size(height: Any, width: Any) -> bool:
+    """Whether these are whole numbers from 1 up, of MAX_PIXELS at most together."""
     return type(height) is int and type(width) is int and min(height, width) >= 1 and height * width <= MAX_PIXELS
 
 

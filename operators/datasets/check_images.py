@@ -20,13 +20,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import av
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
+from operators.folders import is_inside
 from operators.probe import IMAGE_FORMATS, MAX_PIXELS, read_image_file
 
 NUM_READERS = 8
@@ -152,7 +153,4 @@ def name_fault(name: Any) -> str | None:
         os.fsencode(name)
     except UnicodeEncodeError:
         return "bad-file-name"
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]:
-        return "file-name-leaves-root"      # as pipelines refuse it, those of Windows too
-    return None
+    return None if is_inside(name) else "file-name-leaves-root"         # as pipelines refuse it

@@ -23,9 +23,10 @@ from pycocotools import mask as coco_mask
 from operators.datasets.check_images import Size, Wrong
 from operators.datasets.faults import Fault, Place, shown
 from operators.errors import ConfigError, DatasetError
+from operators.json_files import is_finite
+from operators.youtube_vis_entries import OCCLUSION_LABELS
 from operators.youtube_vis_rle import Rle, mask_areas, segmentations_to_rles
 
-OCCLUSIONS = ("no_occlusion", "slight_occlusion", "severe_occlusion")
 BOX = "[x, y, width, height] in pixels, or null"
 AREA = "a number of pixels, or null"
 
@@ -108,9 +109,9 @@ def track_faults(
         if wrong := area_fault(area, masks, frame, tolerance):
             yield place.fault(*wrong, frame=frame)
     for frame, label in enumerate(lists.get("occlusion") or ()):
-        if label is not None and label not in OCCLUSIONS:
+        if label is not None and label not in OCCLUSION_LABELS:
             found = f"occlusion is {shown(label)}"
-            yield place.fault("bad-occlusion", found, f"{', '.join(OCCLUSIONS)} or null", frame=frame)
+            yield place.fault("bad-occlusion", found, f"{', '.join(OCCLUSION_LABELS)} or null", frame=frame)
 
 
 def check_masks(segmentations: Sequence[Any], size: Size) -> tuple[list[Rle | None], dict[int, Wrong]]:
@@ -154,9 +155,9 @@ def box_fault(box: Any, masks: Masks | None, frame: int, tolerance: Tolerance) -
 
 def area_fault(area: Any, masks: Masks | None, frame: int, tolerance: Tolerance) -> Wrong | None:
     """What is wrong with the area of a frame; None for masks: they cannot be compared."""
-    if area is not None and (type(area) not in (int, float) or (_is_finite(area) and area < 0)):
+    if area is not None and (type(area) not in (int, float) or (is_finite(area) and area < 0)):
         return "bad-area", f"area is {shown(area)}", AREA
-    if area is not None and not _is_finite(area):
+    if area is not None and not is_finite(area):
         return "non-finite", f"area is {shown(area)}", AREA
     if masks is None or frame in masks.damaged:
         return None
@@ -220,16 +221,9 @@ def _content_fault(entry: Any, size: Size, why: str) -> Wrong:
 def _box_form_fault(box: Any) -> Wrong | None:
     if not isinstance(box, list) or len(box) != 4 or any(type(number) not in (int, float) for number in box):
         return "bad-box", f"box is {shown(box)}", BOX
-    if not all(map(_is_finite, box)):
+    if not all(map(is_finite, box)):
         return "non-finite", f"box is {shown(box)}", BOX
     return ("bad-box", f"box is {shown(box)}", "a width and height from 0 up") if min(box[2:]) < 0 else None
-
-
-def _is_finite(number: int | float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:       # a whole number beyond every float
-        return False
 
 
 def _edges(box: Sequence[float]) -> tuple[float, ...]:

@@ -22,7 +22,8 @@ from operators.datasets.files import ImageMode, ImagePlacer, new_folder, new_jso
 from operators.datasets.truth import Notes, Progress, TrackTruth, Truth, VideoTruth, find_images, unique_names
 from operators.datasets.youtube_vis import image_prefix
 from operators.errors import ConfigError, DatasetError
-from operators.youtube_vis_data import Annotation, Category, Dataset, Video, read_json
+from operators.json_files import is_finite, read_json
+from operators.youtube_vis_data import Annotation, Category, Dataset, Video
 from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, segmentation_to_rle
 
 MAX_COPIES = 1000
@@ -195,10 +196,7 @@ def _track(entry: dict, image: dict, frames: int, path: Path, notes: Notes) -> T
 def _is_box(box: Any) -> bool:
     if not isinstance(box, list) or len(box) != 4 or any(type(number) not in (int, float) for number in box):
         return False
-    try:
-        return all(math.isfinite(number) for number in box) and box[2] >= 0 and box[3] >= 0
-    except OverflowError:       # a whole number beyond every float
-        return False
+    return all(map(is_finite, box)) and box[2] >= 0 and box[3] >= 0
 
 
 def _image(entry: Any, where: str) -> dict:

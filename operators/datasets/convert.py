@@ -28,7 +28,10 @@ Source = Format | Literal["open-images"]
 
 
 class FormatKind(NamedTuple):
+    """One format of datasets, as `--from` and `--to` name it."""
+
     file: str
+    """Whether it is a JSON or a folder."""
     help: str
 
 
@@ -43,6 +46,8 @@ FORMATS: dict[str, FormatKind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
+    """What is taken along, and what some formats want to be told. Those of other formats are not looked at."""
+
     images: ImageMode = "none"
     """Take the images along as symbolic links, as copies, or not at all."""
     image_root: Path | None = None

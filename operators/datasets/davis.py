@@ -28,7 +28,7 @@ from operators.folders import IMAGE_SUFFIXES, natural_key
 from operators.formats import MAX_INDEX, cropped_mask, davis_palette
 from operators.sources import safe_name
 from operators.youtube_vis_data import Category
-from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, counts_text
+from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, text_rle
 
 VOID = 255
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -217,8 +217,7 @@ def _read(
 
 
 def _encode(mask: np.ndarray) -> Rle:
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": counts_text(rle["counts"])}
+    return text_rle(coco.encode(np.asfortranarray(mask, dtype=np.uint8)))
 
 
 def _stems(video: VideoTruth, renumber: bool, notes: Notes) -> list[str]:

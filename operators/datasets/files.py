@@ -8,7 +8,6 @@ Limits: an entry of a JSON is in memory at a time
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import IO, Any, Literal
 
 from operators.datasets.truth import Notes
 from operators.errors import ConfigError, DatasetError
+from operators.json_files import compact_json
 from operators.replacing import replacing
 
 ImageMode = Literal["none", "link", "copy"]
@@ -101,11 +101,11 @@ def write_json(file: IO[str], members: Mapping[str, Any]) -> None:
     Members are written in their order, so that one may depend on what another has consumed.
     """
     for number, (key, value) in enumerate(members.items()):
-        file.write(("{" if number == 0 else ",\n") + compact(key) + ": ")
+        file.write(("{" if number == 0 else ",\n") + compact_json(key) + ": ")
         if isinstance(value, Iterator):
             _write_entries(file, value)
         else:
-            file.write(compact(value))
+            file.write(compact_json(value))
     file.write("}\n" if members else "{}\n")
 
 
@@ -113,11 +113,6 @@ def _write_entries(file: IO[str], entries: Iterable[Any]) -> None:
     count = 0
     file.write("[")
     for entry in entries:
-        file.write(("," if count else "") + "\n" + compact(entry))
+        file.write(("," if count else "") + "\n" + compact_json(entry))
         count += 1
     file.write("\n]" if count else "]")
-
-
-def compact(value: Any) -> str:
-    """One line of JSON, in ASCII, so that a file name that is not UTF-8 survives."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)

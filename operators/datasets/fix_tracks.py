@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 from operators.datasets.check_tracks import (
-    OCCLUSIONS,
     Masks,
     Tolerance,
     area_fault,
@@ -26,6 +25,7 @@ from operators.datasets.check_tracks import (
 )
 from operators.datasets.faults import Repair, shown, shown_id
 from operators.datasets.fix_videos import FixedVideo, whole
+from operators.youtube_vis_entries import OCCLUSION_LABELS
 
 
 class CannotRepair(Exception):
@@ -111,10 +111,10 @@ def _occlusion(raw: dict, video: FixedVideo, done: dict[str, list[int]]) -> list
     if not is_frame_list(raw, "occlusion", video.length):
         done["occlusion is no list of an entry a frame; set to null in all"] = []
     labels = _kept(raw, "occlusion", video)
-    odd = [frame for frame, label in enumerate(labels) if label is not None and label not in OCCLUSIONS]
+    odd = [frame for frame, label in enumerate(labels) if label is not None and label not in OCCLUSION_LABELS]
     if odd:
         done["occlusion labels that OVIS does not have set to null"] = odd
-    return [None if label not in OCCLUSIONS else label for label in labels]
+    return [None if label not in OCCLUSION_LABELS else label for label in labels]
 
 
 def _numbers(raw: dict, video: FixedVideo, done: dict[str, list[int]]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from operators.errors import DatasetError
 from operators.folders import IMAGE_SUFFIXES, natural_key
 from operators.probe import image_size, read_image_file
 from operators.youtube_vis_data import Category
-from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, check_compressed, counts_text
+from operators.youtube_vis_rle import MAX_PIXELS, MaskTrack, Rle, check_compressed, counts_text, text_rle
 
 MAX_LINE = 16 << 20
 MAX_FRAMES = 100_000
@@ -301,5 +301,4 @@ def _numbers(video: VideoTruth, ids: IdRule) -> dict[int, tuple[int, int]]:
 
 
 def _union(masks: list[Rle]) -> Rle:
-    merged = coco.merge(masks)
-    return {"size": merged["size"], "counts": counts_text(merged["counts"])}
+    return text_rle(coco.merge(masks))

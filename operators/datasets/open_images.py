@@ -29,7 +29,7 @@ from operators.datasets.truth import Notes, TrackTruth, Truth, VideoTruth
 from operators.errors import DatasetError
 from operators.probe import image_size, read_image_file
 from operators.youtube_vis_data import Category
-from operators.youtube_vis_rle import Rle, counts_text
+from operators.youtube_vis_rle import Rle, text_rle
 
 MAX_CSV_BYTES = 1 << 30
 MAX_ROWS = 4_000_000
@@ -204,8 +204,7 @@ def _read_mask(path: Path, size: tuple[int, int]) -> Rle:
     except DAMAGED as error:
         raise DatasetError(f"{path}: is no mask that can be read ({error}).") from error
     rows, columns = (_nearest(*pair) for pair in zip(pixels.shape, size, strict=True))
-    rle = coco.encode(np.asfortranarray(pixels[rows][:, columns], dtype=np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": counts_text(rle["counts"])}
+    return text_rle(coco.encode(np.asfortranarray(pixels[rows][:, columns], dtype=np.uint8)))
 
 
 def _nearest(stored: int, wanted: int) -> np.ndarray:

@@ -24,10 +24,11 @@ from pycocotools import mask as coco
 from operators.datasets.truth import Progress, TrackTruth, Truth, VideoTruth
 from operators.draw import contact_sheet, draw_tracks, letterbox, text_size
 from operators.errors import ConfigError, DatasetError, did_you_mean
-from operators.formats import Categories, replacing
+from operators.formats import Categories
 from operators.images import decode_image
 from operators.probe import read_image_file
 from operators.records import FrameInfo, FrameTracks
+from operators.replacing import replacing
 from operators.video_writer import CONTAINERS, VideoWriter
 from operators.youtube_vis_rle import Rle, counts_text
 

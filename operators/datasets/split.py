@@ -25,8 +25,8 @@ from pathlib import Path
 from operators.datasets.files import write_json
 from operators.datasets.truth import Progress
 from operators.errors import ConfigError, DatasetError
+from operators.json_files import read_json
 from operators.sources import safe_name
-from operators.youtube_vis_data import read_json
 
 MINI = "mini"
 
@@ -46,6 +46,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
+    """What `split` wrote. `notes` are sentences: parts or categories that came out short, videos in no part."""
+
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from operators.datasets.truth import Progress, TrackTruth, Truth, VideoTruth
-from operators.youtube_vis_data import OCCLUSION_LABELS
+from operators.youtube_vis_entries import OCCLUSION_LABELS, distinct_names
 from operators.youtube_vis_rle import MaskTrack, Rle
+from operators.youtube_vis_runs import run_ends
 
 DISTRIBUTIONS = {
     "video_length": "frames of a video",
@@ -43,6 +44,8 @@ AREA_BOUNDS = (128**2, 256**2)
 
 @dataclass(frozen=True)
 class CategoryStats:
+    """What there is of one category, crowds left out."""
+
     tracks: int
     masks: int
     videos: int
@@ -103,19 +106,6 @@ def gaps(seen: np.ndarray) -> list[int]:
     return apart[apart > 0].tolist()
 
 
-def run_lengths(counts: str) -> np.ndarray:
-    """The runs (R,) int64 of checked compressed counts, background first."""
-    codes = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(codes < 32)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    shift = 5 * (np.arange(len(codes)) - np.repeat(starts, ends - starts + 1))
-    runs = np.add.reduceat((codes & 31) << shift, starts)
-    runs -= np.where(codes[ends] & 16, 1 << 5 * (ends - starts + 1), 0)         # bit 4 of the last is the sign
-    runs[1::2] = np.cumsum(runs[1::2])          # from place 3 on: the difference to the run two places before
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
-
-
 def centroid(mask: Rle) -> tuple[float, float]:
     """Mean x and y of the pixels of a checked mask, without decoding it. Of no pixel: not a number.
 
@@ -123,7 +113,7 @@ def centroid(mask: Rle) -> tuple[float, float]:
     pixel, which have a closed form.
     """
     height = mask["size"][0]
-    bounds = np.cumsum(run_lengths(mask["counts"]))
+    (bounds,) = run_ends([mask["counts"]])
     bounds = bounds[: len(bounds) // 2 * 2]                                     # begin, end, begin, end, ...
     columns, rows = np.divmod(bounds, height)
     sum_x = height * (columns * (columns - 1) // 2) + columns * rows            # of the pixels before each bound
@@ -160,6 +150,8 @@ def box_overlap(boxes: Sequence[Sequence[float]]) -> float:
 
 
 class _Collector:
+    """What `collect` adds up, video by video."""
+
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._area_classes: Counter[str] = Counter()
@@ -206,7 +198,7 @@ class _Collector:
     def stats(self, truth: Truth) -> Stats:
         names = ("videos", "frames", "frames_with_objects", "tracks", "crowds", "masks", "tracks_without_pixels",
                  "tracks_with_gaps")                                                               # fmt: skip
-        labels = _labels(truth)
+        labels = distinct_names(truth.categories)
         used = sorted((c for c in labels if self._lengths[c]), key=lambda c: (-len(self._lengths[c]), c))
         return Stats(
             counts={name: int(self._counts[name]) for name in names},
@@ -231,7 +223,3 @@ def _overlaps(tracks: Sequence[TrackTruth], areas: np.ndarray) -> Iterator[float
         yield box_overlap([box for box in boxes if box is not None])
 
 
-def _labels(truth: Truth) -> dict[int, str]:
-    """Category id -> name, with its id where two share one."""
-    names = Counter(category.name for category in truth.categories)
-    return {c.id: c.name if names[c.name] == 1 else f"{c.name} ({c.id})" for c in truth.categories}

@@ -14,14 +14,16 @@ import os
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco
 
 from operators.errors import DatasetError
-from operators.sources import safe_name
-from operators.youtube_vis_data import OCCLUSION_LABELS, Annotation, Category, Dataset, Video, read_dataset
+from operators.folders import is_inside
+from operators.sources import free_name
+from operators.youtube_vis_data import Annotation, Category, Dataset, Video, read_dataset
+from operators.youtube_vis_entries import OCCLUSION_LABELS
 from operators.youtube_vis_rle import MaskTrack, Rle
 
 Progress = Callable[[int, int], None]
@@ -143,26 +145,10 @@ class Truth:
         return None if self.image_root is None else self.image_root / name
 
 
-def is_inside(name: str) -> bool:
-    """Is it a relative path that stays in its folder, on every system?"""
-    path = PurePosixPath(name)
-    odd = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
-    return bool(path.parts) and not odd and ":" not in path.parts[0]
-
-
 def unique_names(names: Sequence[str]) -> list[str]:
     """Names made safe for folders; the second of one name, capitals apart, is `name-2`."""
     taken: set[str] = set()
-    found = []
-    for name in names:
-        base = candidate = safe_name(name)
-        number = 1
-        while candidate.casefold() in taken:
-            number += 1
-            candidate = f"{base}-{number}"
-        taken.add(candidate.casefold())
-        found.append(candidate)
-    return found
+    return [free_name(name, taken) for name in names]
 
 
 def open_youtube_vis(path: Path, image_root: Path | None = None) -> Truth:

@@ -80,9 +80,10 @@ class FileFeed:
         (record,) = self._reader.read(1)
         if isinstance(record, StreamEnd):
             self.error, self.lost = record.error, record.num_skipped
-            self.damaged += record.num_skipped
+            self.damaged = self.lost + self._reader.num_damaged
             return None
         assert isinstance(record, Frame)
+        self.damaged = self._reader.num_damaged
         check_size(record.info.width, record.info.height, self._max_pixels)
         return [Shot(record.image, record.info.time_s)]
 

@@ -113,7 +113,7 @@ class Pushed:
         if last is None:
             return SourceState("connecting", "", *facts)
         if now - last > self._config.silence_s:
-            return SourceState("reconnecting", f"no frame was pushed for {now - last:.0f} s", *facts)
+            return SourceState("reconnecting", f"no frame was pushed for over {self._config.silence_s:g} s", *facts)
         return SourceState("live", "", *facts)
 
     def _admit(self, data: bytes, timestamp: float | None) -> float:

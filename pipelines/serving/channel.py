@@ -20,7 +20,8 @@ import numpy as np
 from PIL import Image
 
 from operators.draw import draw_tracks
-from operators.formats import Categories, track_line
+from operators.formats import Categories
+from operators.jsonl import track_line
 from operators.records import Frame, FrameTracks
 from pipelines.serving.streams import Picture
 

@@ -246,17 +246,17 @@ def test_proposals_that_overlap_an_instance_by_half_are_regions_too():
     network = small_centermask()
     out = said([[0.9, 0.01, 0.01], [0.9, 0.01, 0.01]], [0.5, 0.5], [[0, 0.5, 1, 0.5], WIDE])
     target = frame([(4, 0, 28, 8)], size=32)
-    regions, features = network._looked(out, [target], None)
+    regions, features = network._sampled(out, [target], None)
     assert sorted(regions.boxes.tolist()) == [[4, 0, 28, 6], [4, 0, 28, 8]] and features.shape == (2, 8, 14, 14)
     assert regions.instance.tolist() == [0, 0] and not regions.boxes.requires_grad
-    alone, _ = small_centermask(regions="truth")._looked(out, [target], None)
+    alone, _ = small_centermask(regions="truth")._sampled(out, [target], None)
     assert alone.boxes.tolist() == [[4, 0, 28, 8]]
 
 
 def test_at_most_a_quarter_of_the_regions_drawn_are_positive():
     network = small_centermask(sampling=replace(SMALL_CENTERMASK.sampling, count=8))
     target = frame([(0, 0, 10 + i, 12) for i in range(5)], size=32)
-    regions, _ = network._looked(said([[0.01] * 3], [0.5], [WIDE]), [target], None)
+    regions, _ = network._sampled(said([[0.01] * 3], [0.5], [WIDE]), [target], None)
     assert len(regions) == 2
 
 

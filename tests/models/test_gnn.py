@@ -91,6 +91,7 @@ def test_edge_loss_by_hand():
     same, real = torch.tensor([[True, False], [False, False]]), torch.tensor([[True, True], [True, False]])
     expected = (math.log(2) + math.log(1 + math.exp(2)) + math.log(1 + math.exp(-1))) / 3
     assert edge_loss(logits, same, real).item() == pytest.approx(expected, rel=1e-6)
+    assert edge_loss(logits[0, :1], same[0, :1], real[0, :1]).item() == pytest.approx(math.log(2)), "of a single edge"
 
 
 def test_no_edge_costs_nothing_and_stays_in_the_graph():

@@ -340,7 +340,7 @@ def naive_frame(network: IAIMaskRCNN, out: RegionOutputs, targets: list[FrameTar
         which = torch.full((len(boxes),), b)
         features = region_features(out.levels, boxes, which, 7)
         shared = network.box_head.shared(features)
-        of_class = network.box_head.said(shared)[0].double().numpy()
+        of_class = network.box_head.predict(shared)[0].double().numpy()
         of_identity = network.identity_head(features, shared).double().numpy()
         for r, g in enumerate(owners(boxes.tolist(), one.boxes.tolist())):
             k, code = (0, N) if g < 0 else (1 + int(one.labels[g]), int(one.identities[g]))

@@ -21,6 +21,7 @@ B, X = BACKGROUND, IGNORED
     pytest.param([[0.9, 0.7, 0.69, 0.3, 0.29]], ANCHORS, [0, 0, X, X, B], id="from 0.7 positive, below 0.3 negative"),
     pytest.param([[0.9, 0.5, 0.49]], REGIONS, [0, 0, B], id="one bound for both: nothing is left out"),
     pytest.param([[0.8, 0.1], [0.75, 0.9]], ANCHORS, [0, 1], id="the instance it overlaps most"),
+    pytest.param([[0.9, 0.8], [0.1, 0.2]], ANCHORS, [0, 0], id="its most counts, not the best box of each alone"),
     pytest.param([[0.8, 0.9], [0.8, 0.1]], ANCHORS, [1, 0], id="a box both overlap alike is the best of the second"),
     pytest.param([[0.4, 0.2, 0.1]], ANCHORS, [0, B, B], id="the best of an instance, from 0.3 on"),
     pytest.param([[0.29, 0.2, 0.1]], ANCHORS, [B, B, B], id="its best is below 0.3: it has none"),

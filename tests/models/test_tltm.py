@@ -193,7 +193,7 @@ def test_detection_of_single_is_that_of_the_later_frame(reference):
     (now, targets), (before, _) = batch.slots
     raw = network.features(now)
     out = network.heads(raw, (raw if reference == "own" else network.features(before),))
-    regions, features = network._looked(out, targets, None)
+    regions, features = network._sampled(out, targets, None)
     expected = network._frame_losses(out, targets, regions, features, lambda x: x)
     losses = network(batch)
     assert losses.keys() == DETECTION

@@ -59,6 +59,11 @@ def test_match(overlap, pairs):
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == pairs
 
 
+def test_the_smallest_overlap_is_enough():
+    rows, columns = match(torch.tensor([[0.25, 0.0]]), 0.25)
+    assert (rows.tolist(), columns.tolist()) == ([0], [0])
+
+
 def test_memory_stays_bounded():
     """A stream of detections none of which is ever found again."""
     tracks = BoxTracks()

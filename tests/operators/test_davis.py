@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from operators.davis import METRICS, DavisScores, evaluate, format_table, frame_scores, main_evaluate, statistics
+from operators.davis import (
+    METRICS,
+    DavisScores,
+    ObjectScores,
+    SequenceScores,
+    evaluate,
+    format_table,
+    frame_scores,
+    main_evaluate,
+    statistics,
+)
 from operators.davis_data import Sequence, find_sequences
 from operators.errors import ConfigError, DatasetError
 from operators.formats import davis_palette
@@ -88,7 +98,23 @@ CASES = [
 def test_small_cases_equal_the_rules(score, truth, found, official_faults):
     scores = score(official_faults, a=(truth, found))
     check(scores, "a", truth, found, official_faults)
-    assert "all " in format_table(scores)
+
+
+def test_the_table():
+    """Each sequence with its objects below it, then all; a sequence without objects has no numbers."""
+    row = dict.fromkeys(METRICS, 0.25)
+    objects = ObjectScores("a_1", 1, 2, row), ObjectScores("a_2", 2, None, row | {"J-Mean": 0.75})
+    scores = DavisScores({"a": SequenceScores(objects, 3), "b": SequenceScores((), 1)})
+    head, rule, *rows, note = format_table(scores).splitlines()
+    assert head.split() == ["sequence", *METRICS] and set(rule) == {"-"} and note == scores.notes[0]
+    both = ["0.3750", "0.5000", *["0.2500"] * 5]
+    assert [line.split() for line in rows] == [
+        ["a,", "3", "frames", *both],
+        ["object", "1,", "proposal", "2", *["0.2500"] * 7],
+        ["object", "2,", "no", "proposal", "0.2500", "0.7500", *["0.2500"] * 5],
+        ["b,", "1", "frames", *["-"] * 7],
+        ["all", "2", "objects", "of", "2", "sequences", *both],
+    ]
 
 
 maps = st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)).flatmap(

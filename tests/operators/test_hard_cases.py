@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from operators.hard_cases import find_cases, judge
-from operators.youtube_vis_data import Dataset, read_dataset
+from operators.hard_cases import find_cases, judge, touches_border
+from operators.youtube_vis_data import Dataset, Video, read_dataset
 from operators.youtube_vis_results import Result
 from tests.operators.datasets.small_truth import rectangle
 from tests.operators.datasets.small_truth import rle as rle_of
@@ -58,6 +58,7 @@ RIGHT: Places = [(30, 36), (24, 30), (16, 22), (8, 14), (2, 8)]
     pytest.param([(1, LEAVES[:6])], [], id="does not come back"),
     pytest.param([(1, LEFT), (1, RIGHT)], [("look-alikes", [1, 2], 1, 3)], id="two of a class meet"),
     pytest.param([(1, LEFT), (2, RIGHT)], [], id="two of two classes"),
+    pytest.param([(1, [(2, 8), (8, 14), (2, 8)]), (1, [(20, 26), (14, 20), (20, 26)])], [], id="side by side, no more"),
     pytest.param([(1, LEFT[:3]), (1, RIGHT[:3])], [], id="they do not part"),
     pytest.param([(1, [*LEFT[:3], None, LEFT[4]]), (1, RIGHT)], [("look-alikes", [1, 2], 1, 4)],
                  id="the one hides the other"),
@@ -67,6 +68,19 @@ RIGHT: Places = [(30, 36), (24, 30), (16, 22), (8, 14), (2, 8)]
 def test_cases(tmp_path, objects, expected):
     cases = find_cases(dataset(tmp_path, *objects))
     assert [(c.kind, [a.id for a in c.objects], c.before, c.after) for c in cases] == expected
+
+
+@pytest.mark.parametrize("box, touches", [
+    pytest.param(None, False, id="not there"),
+    pytest.param([2, 2, 36, 4], False, id="two pixels from every edge"),
+    pytest.param([1, 2, 4, 4], True, id="one from the left"),
+    pytest.param([35, 2, 4, 4], True, id="one from the right"),
+    pytest.param([10, 1, 4, 4], True, id="one from the top"),
+    pytest.param([10, 3, 4, 4], True, id="one from the bottom"),
+    pytest.param([10, -3, 4, 4], True, id="beyond the top"),
+])
+def test_what_touches_the_border(box, touches):
+    assert touches_border(box, Video(1, WIDTH, HEIGHT, 1, ("a/0.jpg",))) is touches
 
 
 def test_crowds_have_no_cases_and_size_is_that_of_the_smallest(tmp_path):

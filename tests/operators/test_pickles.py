@@ -243,7 +243,7 @@ def test_large_files_are_refused_before_they_are_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name, message", [
     pytest.param("absent.pth", "no such file of weights", id="absent"),
-    pytest.param("folder.pth", "no such file of weights", id="a folder"),
+    pytest.param("folder.pth", "is a folder, but a file of weights is expected", id="a folder"),
     pytest.param("weights.onnx", "ends in .pth, .pt, .bin, .pkl, .safetensors; this one in '.onnx'", id="another kind"),
     pytest.param("ours.safetensors", "Maskstream's own weights already", id="ours"),
     pytest.param("text.safetensors", "not a readable safetensors file", id="damaged"),

@@ -58,6 +58,8 @@ TWO = [frame(0, (3, 0.5, (0, 2)), (7, 0.9, (3, 5))), frame(1, (3, 0.6, (1, 3)))]
     pytest.param(TWO, {"max_proposals": 1}, {3: 1}, id="the best alone"),
     pytest.param(TWO, {"choice": "first"}, {3: 4, 7: 8}, id="as released: ids and one"),
     pytest.param(TWO, {"choice": "first", "max_proposals": 7}, {3: 4}, id="as released: low ids alone"),
+    pytest.param([frame(t, (t, 0.5 + 0.01 * t, (0, 1))) for t in range(30)], {"choice": "first"},
+                 {t: t + 1 for t in range(20)}, id="as released: the first twenty, though the last are best"),
     pytest.param(TWO, {"min_score": 0.7}, {7: 1}, id="weak ones are no proposals"),
     pytest.param([frame(0, (5, 0.5, (0, 1)), (2, 0.5, (2, 3)))], {}, {2: 1, 5: 2}, id="of equal sums the earlier"),
     pytest.param([frame(t, (t, 0.9 - 0.01 * t, (0, 1))) for t in range(30)], {}, {t: t + 1 for t in range(20)},

@@ -17,10 +17,12 @@ from pycocotools import mask as coco
 from operators.decode import open_reader
 from operators.draw import draw_tracks, track_color
 from operators.errors import ConfigError, SourceError, StageError
-from operators.formats import Categories, davis_palette, read_jsonl
+from operators.formats import Categories, davis_palette
+from operators.jsonl import read_jsonl
+from operators.picture_sinks import FrameStream
 from operators.proposals import ProposalsConfig
 from operators.records import Frame, FrameFault, FrameInfo, FrameTracks, StreamEnd
-from operators.sinks import SINKS, FrameStream, SinkConfig, open_sinks
+from operators.sinks import SINKS, SinkConfig, open_sinks
 from operators.sources import Source
 
 CATEGORIES = Categories.numbered(["dog", "cat"])
@@ -256,12 +258,13 @@ def test_outputs_of_an_earlier_run_are_replaced_and_nothing_else(tmp_path):
     run(tmp_path, SINKS, RESULTS, [*FRAMES, END], end=END)
     folder = tmp_path / "clip"
     (folder / "masks" / "notes.txt").write_text("mine")
+    (folder / "masks" / "sketch.png").write_text("mine too: no map is called so")
     (folder / "davis" / "frame_7.png").write_text("of an earlier run, whose images had other names")
     (folder / "notes.txt").write_text("mine")
     run(tmp_path, SINKS, RESULTS[:1], FRAMES[:1], end=StreamEnd("clip", 1))
     assert len(list(read_jsonl(folder / "tracks.jsonl"))) == 1
     assert greys(folder / "overlay.mp4") == [0]
-    assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "notes.txt"]
+    assert sorted(p.name for p in (folder / "masks").iterdir()) == ["00000.png", "notes.txt", "sketch.png"]
     assert [p.name for p in (folder / "davis").iterdir()] == ["00000.png"]
     assert (folder / "notes.txt").read_text() == "mine"
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from operators import weights as weights_module
 from operators.errors import CheckpointError
-from operators.weights import FORMAT, load_into, read_weights, save_weights
+from operators.weights import FORMAT, load_into, read_weights, save_weights, start_from
 
 CONFIG = {"num_classes": 2, "input": {"mean": [1.5, 2.0, 3.0]}}
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(7)}
@@ -93,9 +93,13 @@ def test_damaged_files(tmp_path, spoil):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path / "absent.safetensors", tmp_path):
-        with pytest.raises(CheckpointError, match=f"{path.name}: no such file of weights"):
-            read_weights(path)
+    with pytest.raises(CheckpointError, match="absent.safetensors: no such file of weights"):
+        read_weights(tmp_path / "absent.safetensors")
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: is a folder, but a file of weights is expected. It has no"):
+        read_weights(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(CheckpointError, match=f"is expected. Did you mean {tmp_path}/weights.safetensors?"):
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize("metadata", [
@@ -189,3 +193,36 @@ def test_proxies_that_the_network_has_must_fit():
         load_into(network, state, "w")
     with pytest.raises(CheckpointError, match="proxies.weight is missing"):
         load_into(network, Small().state_dict(), "w")
+
+
+def parts() -> nn.ModuleDict:
+    """One part that training must find, one that it may lack, one that may have another shape."""
+    backbone, embedding, logits = (nn.Linear(2, outputs, bias=False) for outputs in (2, 3, 4))
+    fcos = nn.ModuleDict({"class_logits": logits})
+    return nn.ModuleDict({"backbone": backbone, "embedding": embedding, "fcos": fcos})
+
+
+@pytest.mark.parametrize("change, fresh", [
+    pytest.param({}, [], id="all is there"),
+    pytest.param({"embedding.weight": None}, ["embedding.weight"], id="what stills do not teach"),
+    pytest.param({"fcos.class_logits.weight": torch.zeros(9, 2)}, ["fcos.class_logits.weight"], id="other classes"),
+    pytest.param({"extra.weight": torch.zeros(1)}, [], id="more than the network has"),
+])
+def test_training_starts_from_all_that_fits(change, fresh):
+    network, before = parts(), parts().state_dict()
+    given = {n: torch.full_like(t, 5.0) for n, t in before.items()}
+    state = {n: t for n, t in {**given, **change}.items() if t is not None}
+    assert start_from(network, state, "w") == fresh
+    assert [n for n, t in network.state_dict().items() if not (t == 5.0).all()] == fresh
+
+
+@pytest.mark.parametrize("change, message", [
+    pytest.param({"backbone.weight": None}, "backbone.weight is missing", id="a part it cannot learn from nothing"),
+    pytest.param({"fcos.class_logits.weight": None}, "fcos.class_logits.weight is missing", id="no classes at all"),
+    pytest.param({"embedding.weight": torch.zeros(9, 2)}, r"embedding.weight is \(9, 2\), expected \(3, 2\)",
+                 id="another shape where none may be"),
+])
+def test_training_does_not_start_from_another_network(change, message):
+    state = {n: t for n, t in {**parts().state_dict(), **change}.items() if t is not None}
+    with pytest.raises(CheckpointError, match=f"^w: cannot begin this network's training: {message}.$"):
+        start_from(parts(), state, "w")

@@ -174,6 +174,11 @@ def test_an_overlap_must_leave_a_new_frame(length, overlap):
         Windows(length, WindowsConfig(overlap=overlap))
 
 
+@pytest.mark.parametrize("length, overlap", [(1, 0), (2, 1), (3, 1), (7, 1)])
+def test_clips_share_a_frame_unless_told_otherwise(length, overlap):
+    assert WindowsConfig().of(length) == overlap
+
+
 def test_an_overlap_below_zero():
     with pytest.raises(ValueError, match="overlap is -1"):
         WindowsConfig(overlap=-1)

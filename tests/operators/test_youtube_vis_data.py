@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import gc
 import json
-import os
-import threading
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from operators import youtube_vis_data
 from operators.errors import DatasetError
 from operators.youtube_vis_data import read_dataset
 
@@ -115,43 +111,6 @@ def test_faulty_occlusion(write, labels, message):
         read_dataset(write(with_track(occlusion=labels)), for_evaluation=True)
 
 
-@pytest.mark.parametrize("text, message", [
-    ('{"videos": [], "videos": []}', "truth.json: an object has the key 'videos' more than once"),
-    ('{"a": NaN}', "truth.json: holds NaN, which is no number in JSON"),
-    ('{"a": -Infinity}', "holds -Infinity"),
-])
-def test_json_that_is_none_of_ours(tmp_path, text, message):
-    path = tmp_path / "truth.json"
-    path.write_text(text)
-    with pytest.raises(DatasetError, match=message):
-        read_dataset(path)
-
-
-def test_files_over_the_limit_are_refused_and_pipes_are_cut_off(write, monkeypatch, tmp_path):
-    path = write(file_of())
-    monkeypatch.setattr(youtube_vis_data, "MAX_FILE_BYTES", 100)
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    feeder = threading.Thread(target=lambda: pipe.write_bytes(b"[" + b"0," * 50 + b"0]"))
-    feeder.start()
-    for source in (path, pipe):         # of a pipe the size is known only when it has been read
-        with pytest.raises(DatasetError, match="is over the limit of 0 MiB; expected a YouTube-VIS annotation file"):
-            read_dataset(source)
-    feeder.join()
-
-
-def test_reading_leaves_the_garbage_collector_as_it_was(write, tmp_path):
-    read_dataset(write(file_of()))
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with pytest.raises(DatasetError):
-            read_dataset(tmp_path)
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
 def test_image_root(write, tmp_path):
     path = write(file_of())
     with pytest.raises(DatasetError, match="nowhere: is no folder"):
@@ -227,21 +186,6 @@ def test_a_damaged_mask_is_named_when_it_is_used(write):
     dataset = read_dataset(write(with_track(segmentations=[None, {"size": [2, 4], "counts": "99"}, None])))
     with pytest.raises(DatasetError, match="truth.json: video 3, annotation 5, frame 1: counts '99'"):
         dataset.masks(dataset.annotations[0])
-
-
-@pytest.mark.parametrize("content", [b"", b'{"videos": [', b"not json", b"\x80\x81"])
-def test_no_json(tmp_path, content):
-    path = tmp_path / "truth.json"
-    path.write_bytes(content)
-    with pytest.raises(DatasetError, match="truth.json: is not valid JSON"):
-        read_dataset(path)
-
-
-def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DatasetError, match="absent.json: there is no such file"):
-        read_dataset(tmp_path / "absent.json")
-    with pytest.raises(DatasetError, match="cannot be read"):
-        read_dataset(tmp_path)
 
 
 def test_real_annotations(media):

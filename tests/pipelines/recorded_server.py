@@ -161,7 +161,8 @@ def _add_streams(app: FastAPI, played: Recorded) -> None:
         if not played.bodies[-1].startswith(b"\0\0\0"):
             return _error(400, "The body is no video that can be read.")
         if result == "overlay":
-            return Response(b"\0\0\0\x18ftypmp42", media_type="video/mp4")
+            torn = {"X-Video-Error": "The upload: 3 frames came."} if b"torn" in played.bodies[-1] else {}
+            return Response(b"\0\0\0\x18ftypmp42", media_type="video/mp4", headers=torn)
         return {"frames": [{"frame": 0, "instances": []}], "results": [], "error": None}
 
 

@@ -9,7 +9,8 @@ import time
 import numpy as np
 from PIL import Image
 
-from operators.formats import Categories, track_line
+from operators.formats import Categories
+from operators.jsonl import track_line
 from operators.records import Frame, FrameInfo, FrameTracks
 from pipelines.serving.channel import MAX_LINES, Channel
 
