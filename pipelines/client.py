@@ -18,7 +18,8 @@ Needs neither torch nor Ray. One Client is for one thread; make one for each.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlencode, urlsplit
@@ -46,11 +47,15 @@ from pipelines.client_sockets import (
     reason,
 )
 
-__all__ = ["Client", "Picture", "Pushed", "ServerError"]
+__all__ = ["Client", "DamagedVideo", "Picture", "Pushed", "ServerError"]
 
 MAX_ANSWER = 1 << 30
 MAX_MESSAGE = 16 << 20
 TIMEOUT_S = 10.0
+
+
+class DamagedVideo(UserWarning):
+    """A video was drawn as far as it could be decoded: frames are missing, or came out damaged."""
 
 
 class Client:
@@ -194,16 +199,21 @@ class Client:
         """Send a short video file; what was seen in it, all at once.
 
         "json" gives {"frames": [records as in tracks.jsonl], "results": [YouTube-VIS entries], "error": why it is not
-        whole, or None}. "overlay" gives an MP4 with masks, ids and labels: its bytes, or with `out` the path of the
-        file, which is there whole or not at all. Raises ServerError for what the server cannot read or does not take.
+        whole, or None, "damaged": count, "dropped": {reason: count}}. "overlay" gives an MP4 with masks, ids and
+        labels: its bytes, or with `out` the path of the file, which is there whole or not at all; it has no place for
+        the error, which comes as a DamagedVideo warning. Raises ServerError for what the server cannot read or does
+        not take, and where no frame could be decoded.
         """
         try:
             with open(path, "rb") as file:
-                body = self._body("POST", f"/videos?result={result}", data=file, timeout_s=timeout_s)
+                address = f"/videos?result={result}"
+                body, headers = self._answer("POST", address, data=file, timeout_s=timeout_s)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from error
         if result == "json":
             return parsed(body)
+        if (error := headers.get("X-Video-Error")) is not None:
+            warnings.warn(f"{path}: {error}", DamagedVideo, stacklevel=2)
         if out is None:
             return body
         with replacing(out) as part:
@@ -220,8 +230,14 @@ class Client:
     def _json(self, method: str, path: str, **more: Any) -> Any:
         return parsed(self._body(method, path, **more))
 
-    def _body(self, method: str, path: str, *, timeout_s: float | None = None, **more: Any) -> bytes:
-        """What is answered. Raises ServerError for a status other than 2xx; a redirect would carry the token away."""
+    def _body(self, method: str, path: str, **more: Any) -> bytes:
+        return self._answer(method, path, **more)[0]
+
+    def _answer(
+        self, method: str, path: str, *, timeout_s: float | None = None, **more: Any
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """What is answered, and its headers. Raises ServerError for a status other than 2xx; a redirect would carry the
+        token away."""
         timeout = (self._timeout_s, timeout_s or self._timeout_s)
         try:
             with self._session.request(
@@ -232,7 +248,7 @@ class Client:
             raise ServerError(f"{self._base} cannot be reached: {_cause(error)}") from error
         if not 200 <= response.status_code < 300:
             raise ServerError(reason(body, response.status_code), response.status_code)
-        return body
+        return body, response.headers
 
     def _socket(self, path: str, **query: Any) -> ClientConnection:
         """An open WebSocket. Raises ServerError."""

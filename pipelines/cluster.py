@@ -51,7 +51,10 @@ def _connect(address: str | None) -> None:
     if address is None:
         # Ray makes its workers nice by 15. They are all the work there is here: beside one busy process they got a
         # twentieth of the machine.
-        options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "_system_config": {"worker_niceness": 0}}
+        # Its first autoscaler, which has nothing to do here either, takes a second longer to end.
+        # Where somebody ends all processes at once, there is no head any more that a minute of asking could bring back.
+        system = {"worker_niceness": 0, "enable_autoscaler_v2": True, "gcs_rpc_server_reconnect_timeout_s": 10}
+        options |= {"num_cpus": usable_cpus(), "include_dashboard": False, "_system_config": system}
     host, colon, port = (address or "").rpartition(":")
     try:
         if colon and port.isdecimal():  # Ray itself tries for minutes

@@ -137,12 +137,14 @@ def _served(config: ServeConfig, args: argparse.Namespace, console: Console) -> 
 
         from operators.errors import GraphError
         from pipelines.cluster import cluster
-        from pipelines.serving.actors import forget_registry
+        from pipelines.serving import slow
+        from pipelines.serving.actors import forget_registry, shut_down_serve
         from pipelines.serving.app import build
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         # Serve replaces a proxy that is not there after 15 s: on a busy machine it would be replaced for ever.
         os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+        os.environ.setdefault(slow.SETTING, slow.MIDDLEWARES)
         status.update("starting Ray ...")
         with cluster(args.address):
             status.update("loading the network, and building the stages of each replica ...")
@@ -155,7 +157,7 @@ def _served(config: ServeConfig, args: argparse.Namespace, console: Console) -> 
             try:
                 yield
             finally:
-                serve.shutdown()
+                shut_down_serve()
                 forget_registry(APP)
 
 
@@ -191,8 +193,8 @@ def _drain(signals: Signals) -> None:
 
     _call("close")
     until = time.monotonic() + DRAIN_S
-    while time.monotonic() < until and _overview().owners and signals.number_of < 2:
-        time.sleep(0.2)
+    while time.monotonic() < until and _overview().under_way and signals.number_of < 2:
+        time.sleep(0.1)
 
 
 def _line(status: dict[str, Any]) -> str:

@@ -12,10 +12,12 @@ import asyncio
 import contextlib
 import functools
 import threading
+import time
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray import serve
 
 from operators.errors import MaskstreamError
 from pipelines.serving.registry import Registry
@@ -26,6 +28,8 @@ SERVE_NAMESPACE = "serve"
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 """Lives as long as Serve runs on the cluster, over its own restarts."""
 LOOK_S = 1.0
+SHUTDOWN_S = 30.0
+"""Longest wait for Serve's processes to end."""
 
 
 def is_dead(actor: str) -> bool:
@@ -104,6 +108,19 @@ async def _called(app: str, method: str, *arguments: Any) -> Any:
     if isinstance(given, MaskstreamError):
         raise given
     return given
+
+
+def shut_down_serve() -> None:
+    """serve.shutdown(), without the line that it leaves on the terminal: it waits within a call of the controller, of
+    which Ray says on stdout that it failed, since it ends with the controller. This one asks, and looks."""
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):
+        controller = ray.get_actor(CONTROLLER, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=SHUTDOWN_S)
+        until = time.monotonic() + SHUTDOWN_S
+        while time.monotonic() < until:
+            ray.get_actor(CONTROLLER, namespace=SERVE_NAMESPACE)
+            time.sleep(0.05)
+    serve.shutdown()        # of what this process knew of it
 
 
 def forget_registry(app: str) -> None:

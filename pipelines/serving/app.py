@@ -45,6 +45,9 @@ def _router() -> RequestRouterConfig:
 ROUTER = _router()
 HEALTH_S = 1.0
 """Serve notices a process that died with its next look, so often. A look costs less than a millisecond."""
+STOP_LOOK_S = 0.2
+"""A process that is to stop looks so often whether calls of it are under way, first after so long. Deployments are
+stopped one after the other: it counts for each of them."""
 MOST_CALLS = 4096
 """Under way at once in a process: a socket is one, for as long as it is open."""
 
@@ -63,7 +66,7 @@ def build(args: Mapping[str, Any] | ServeConfig) -> serve.Application:
     owner = _deployment(Owner, f"{name}-0", groups[0], config.surge_percent).bind(config, served, *later)
     ingress = serve.deployment(Ingress, name="ingress").options(
         num_replicas=config.num_ingress, max_ongoing_requests=MOST_CALLS, ray_actor_options={"num_cpus": 0},
-        graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=5.0, health_check_period_s=HEALTH_S,
+        graceful_shutdown_wait_loop_s=STOP_LOOK_S, graceful_shutdown_timeout_s=5.0, health_check_period_s=HEALTH_S,
         max_surge_percent=100,          # it asks for no CPU: a new one answers before the old one is stopped
     )  # fmt: skip
     return ingress.bind(config, owner)
@@ -75,8 +78,8 @@ def _deployment(cls: type, name: str, group: Placement, surge: int) -> serve.Dep
     return serve.deployment(cls, name=name).options(
         num_replicas=group.replicas, ray_actor_options={**resources, "runtime_env": {"env_vars": _ENVIRONMENT}},
         max_ongoing_requests=MOST_CALLS, request_router_config=ROUTER, health_check_period_s=HEALTH_S,
-        health_check_timeout_s=20.0, graceful_shutdown_wait_loop_s=0.5, graceful_shutdown_timeout_s=RELEASE_S + 10,
-        max_surge_percent=surge,
+        health_check_timeout_s=20.0, max_surge_percent=surge,
+        graceful_shutdown_wait_loop_s=STOP_LOOK_S, graceful_shutdown_timeout_s=RELEASE_S + 10,
     )  # fmt: skip
 
 

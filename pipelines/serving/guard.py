@@ -160,7 +160,8 @@ class Guard:
             "access-control-allow-origin": origin,
             "access-control-allow-methods": "GET, POST, DELETE",
             "access-control-allow-headers": "Authorization, Content-Type",
-            "access-control-expose-headers": "X-Request-ID",
+            "access-control-expose-headers": "X-Request-ID, X-Frame-Index, X-Video-Frames, X-Video-Damaged, "
+            "X-Video-Dropped, X-Video-Error",
             "access-control-max-age": "600",
             "vary": "Origin",
         })  # fmt: skip

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -184,7 +185,7 @@ class Hub:
         feed.watchers += 1
         feed.picture_watchers += picture
         if self._manager is None or self._manager.done():
-            self._manager = asyncio.get_running_loop().create_task(self._manage())
+            self._manager = apart(self._manage())
         try:
             yield feed
         finally:
@@ -207,7 +208,7 @@ class Hub:
                 if stream not in known and overview.settled:
                     self._end(feed)
                 elif owner is not None and (owner not in self._asking or self._asking[owner].done()):
-                    self._asking[owner] = asyncio.get_running_loop().create_task(self._follow(owner))
+                    self._asking[owner] = apart(self._follow(owner))
                 elif owner is None and stream in known and _state(overview, stream) in ("ended", "failed"):
                     self._end(feed)
             await asyncio.sleep(0.1)
@@ -252,6 +253,13 @@ class Hub:
         if not feed.ended:
             feed.ended = True
             feed.ring()
+
+
+def apart(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task that is no part of the request that happens to begin it: it outlives it. Serve's handles number their
+    calls by the request that they find in the context, and of two calls that wait under one number at once, as those to
+    two owners would, one is never made."""
+    return contextvars.Context().run(asyncio.get_running_loop().create_task, coroutine)
 
 
 def _want(feed: Feed) -> Want:

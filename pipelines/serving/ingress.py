@@ -42,6 +42,10 @@ CODES: dict[type[MaskstreamError], int] = {
 }  # fmt: skip
 """HTTP's word for each kind of error; the first that fits."""
 
+NO_JSON = "The body is expected as a JSON object, with the header Content-Type: application/json."
+UNPARSED = "There was an error parsing the body"
+"""FastAPI's word for bytes that are no text, and for nesting without end."""
+
 
 class Backend:
     """What the routes need: the streams, their owners, and what they give."""
@@ -110,13 +114,16 @@ def _told(request: Request, error: Exception) -> JSONResponse:
 
 def _told_http(request: Request, error: Exception) -> JSONResponse:
     said = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return JSONResponse({"error": said.get(error.status_code, str(error.detail))}, error.status_code, error.headers)
+    detail = NO_JSON if error.detail == UNPARSED else str(error.detail)
+    return JSONResponse({"error": said.get(error.status_code, detail)}, error.status_code, error.headers)
 
 
 def _told_invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return JSONResponse({"error": f"The request cannot be used: {where}: {first['msg']}."}, 400)
+    if first["type"] == "json_invalid" or first["loc"] == ("body",):
+        return JSONResponse({"error": NO_JSON}, 400)
+    where = ".".join(str(part)[:100] for part in first["loc"][:8])
+    return JSONResponse({"error": f"The request cannot be used: {where}: {first['msg'][:300]}."}, 400)
 
 
 def _told_down(request: Request, error: Exception) -> JSONResponse:

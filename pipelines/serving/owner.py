@@ -36,7 +36,7 @@ from pipelines.serving.engine import Batch, Engine
 from pipelines.serving.owned import Owned
 from pipelines.serving.registry import Orders
 from pipelines.serving.streams import Given, Opening, PlanFull, Want
-from pipelines.serving.videos import VideoJob
+from pipelines.serving.videos import VideoAnswer, VideoJob
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Owner:
         await asyncio.to_thread(owned.source.end)
         return True
 
-    async def video(self, data: bytes, result: str) -> bytes | MaskstreamError:
+    async def video(self, data: bytes, result: str) -> VideoAnswer | MaskstreamError:
         """A whole video through the stages, `result` "json" or "overlay"; or why there is none: errors of our own that
         are raised out of a replica come wrapped."""
         if len(self._private) >= self._config.max_videos:

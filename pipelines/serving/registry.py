@@ -34,7 +34,6 @@ AWAY_S = 10.0
 """An owner so long unheard is taken for hung: Serve's own health check will end it."""
 ASK_AFTER_S = 1.2
 """Unheard so long, it is looked up whether its process lives."""
-
 SETTLED_S = 3.0
 """So old, a registry has heard of every stream: owners speak twice a second."""
 
@@ -93,6 +92,8 @@ class Overview:
     """Owners that are there."""
     room: int
     """Streams that could be added."""
+    under_way: int = 0
+    """Streams whose owner may still give results: once the server ends, so many have not handed over yet."""
     closing: bool = False
     """The server ends."""
     settled: bool = True
@@ -107,7 +108,8 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._owners: dict[str, Owner] = {}
         self._removed: dict[str, float] = {}
-        """Streams that were removed -> when they had been made: an owner that still has one is to drop it."""
+        """Streams that were removed -> when the last of their name had been made: an owner that still has it, or one
+        before it, is to drop it."""
         self._declared: dict[str, StreamSpec] = {}
         self._closing = False
         self._made_at = clock()
@@ -183,7 +185,8 @@ class Registry:
         self._assign()
         owners = {name: entry.owner for name, entry in self._entries.items() if entry.owner}
         statuses = tuple(entry.status for entry in self._entries.values())
-        return Overview(statuses, owners, len(self._owners), max(self._room(), 0), self._closing,
+        under_way = sum(entry.owner is not None and not _is_over(entry.status) for entry in self._entries.values())
+        return Overview(statuses, owners, len(self._owners), max(self._room(), 0), under_way, self._closing,
                         settled=self._settled())
 
     def close(self) -> None:
@@ -209,7 +212,10 @@ class Registry:
         self._look_around()
         self._assign()
         mine = {stream: entry for stream, entry in self._entries.items() if entry.owner == name}
-        openings = [self._opening(entry) for stream, entry in mine.items() if stream not in has and not entry.releasing]
+        for stream in mine.keys() - has:
+            if mine[stream].releasing:          # it was never opened: there is nothing to wait for
+                mine[stream].owner, mine[stream].releasing = None, False
+        openings = [self._opening(entry) for stream, entry in mine.items() if stream not in has and entry.owner]
         release = [stream for stream, entry in mine.items() if stream in has and entry.releasing]
         return Orders(tuple(openings), tuple(release), tuple(drop), self._made_at)
 
@@ -218,7 +224,7 @@ class Registry:
         spec = told.spec
         entry = self._entries.get(spec.id)
         if entry is None:
-            if told.released or self._removed.get(spec.id) == spec.created_at:
+            if told.released or self._removed.get(spec.id, -math.inf) >= spec.created_at:
                 return False
             entry = self._entries[spec.id] = Entry(spec, owner=name)     # this registry is younger than the stream
         if entry.spec.created_at != spec.created_at or entry.owner != name:
@@ -263,6 +269,11 @@ class Registry:
 
     def _opening(self, entry: Entry) -> Opening:
         return Opening(entry.spec, entry.account, entry.states, entry.tail)
+
+
+def _is_over(status: Status) -> bool:
+    """Whether no more comes of it: it ended, and all that it took has come out or is given up."""
+    return status["state"] in ("ended", "failed") and not status["frames"]["in_flight"]
 
 
 def _waiting(entry: Entry) -> Status:

@@ -29,6 +29,46 @@ PAGE = Path(__file__).parent / "page"
 BOUNDARY = "maskstream-frame"
 NO_BUFFER = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
+VIDEO_BODY: dict[str, Any] = {
+    "description": "The bytes of a video file.", "required": True,
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}  # fmt: skip
+
+
+def _header(kind: str, text: str) -> dict[str, Any]:
+    return {"description": text, "schema": {"type": kind}}
+
+
+VIDEO_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The result: of the whole video, or, where X-Video-Error stands, of what could be decoded.",
+        "headers": {
+            "X-Video-Frames": _header("integer", "Frames with a result."),
+            "X-Video-Damaged": _header("integer", "Packets that could not be decoded, and frames that the decoder "
+                                       "marked as damaged."),
+            "X-Video-Dropped": _header("integer", "Frames without a result; by reason in the JSON."),
+            "X-Video-Error": _header("string", "Why the result is not that of the whole video; absent where it is."),
+        },
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": {
+                "frames": {"type": "array", "items": {"type": "object"}},
+                "results": {"type": "array", "items": {"type": "object"}},
+                "error": {"type": ["string", "null"]},
+                "damaged": {"type": "integer"},
+                "dropped": {"type": "object", "additionalProperties": {"type": "integer"}},
+            }}},
+            "video/mp4": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    **{code: {"description": text, "content": {"application/json": {"schema": {
+        "type": "object", "properties": {"error": {"type": "string"}}}}}} for code, text in {
+            400: "The request cannot be used.",
+            413: "The file is larger than is taken.",
+            422: "The file is no video, none of its frames could be decoded, or it has too many.",
+            503: "Too many videos are worked on.",
+        }.items()},
+}  # fmt: skip
+
 router = APIRouter()
 
 
@@ -43,6 +83,7 @@ class NewStream(BaseModel):
     queue: int | None = Field(default=None, ge=1, le=MAX_QUEUE)
 
 
+@router.head("/streams", include_in_schema=False)
 @router.get("/streams")
 async def streams(request: Request) -> JSONResponse:
     """{"streams": [Status, ...]} in the order in which they were registered."""
@@ -61,6 +102,7 @@ async def register(request: Request, new: NewStream) -> JSONResponse:
     return JSONResponse(await backend.view.call("register", spec), 201)
 
 
+@router.head("/streams/{stream}", include_in_schema=False)
 @router.get("/streams/{stream}")
 async def status(request: Request, stream: str) -> JSONResponse:
     """Its Status; 404."""
@@ -98,6 +140,7 @@ async def overlay(
     return StreamingResponse(_parts(pictures), media_type=kind, headers=NO_BUFFER)
 
 
+@router.head("/streams/{stream}/overlay.jpg", include_in_schema=False)
 @router.get("/streams/{stream}/overlay.jpg")
 async def still(request: Request, stream: str) -> Response:
     """The newest frame with masks, ids and labels; 404 also where there is none yet."""
@@ -107,10 +150,11 @@ async def still(request: Request, stream: str) -> Response:
     return Response(picture.jpeg, media_type="image/jpeg", headers={**NO_BUFFER, "X-Frame-Index": str(picture.index)})
 
 
-@router.post("/videos")
+@router.post("/videos", response_class=Response, responses=VIDEO_ANSWERS, openapi_extra={"requestBody": VIDEO_BODY})
 async def video(request: Request, result: Literal["json", "overlay"] = "json") -> Response:
-    """A short file as the body: its tracks as JSON, or the video with them drawn (MP4). 400, 422 for what is no video,
-    503 where too many are worked on."""
+    """A short file as the body: its tracks as JSON, or the video with them drawn (MP4). Of a damaged file it is what
+    could be decoded: the header X-Video-Error says what is missing, and X-Video-Dropped how many frames. 400, 422 for
+    what is no video or gives no frame, 503 where too many are worked on."""
     backend = request.app.state.backend
     data = bytearray()
     async for chunk in request.stream():
@@ -123,7 +167,8 @@ async def video(request: Request, result: Literal["json", "overlay"] = "json") -
     answer = await backend.owners.video.remote(bytes(data), result)
     if isinstance(answer, MaskstreamError):
         raise answer
-    return Response(answer, media_type="video/mp4" if result == "overlay" else "application/json")
+    kind = "video/mp4" if result == "overlay" else "application/json"
+    return Response(answer.body, media_type=kind, headers=answer.headers())
 
 
 @router.get("/events")
@@ -140,6 +185,7 @@ async def events(request: Request) -> StreamingResponse:
     return StreamingResponse(told(), media_type="text/event-stream", headers=NO_BUFFER)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus's text."""
@@ -147,6 +193,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     return PlainTextResponse(metrics_text(overview.statuses), media_type=CONTENT_TYPE)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz(request: Request) -> JSONResponse:
     """200 while frames that come in leave as results; 503 and why not."""
@@ -154,6 +201,7 @@ async def healthz(request: Request) -> JSONResponse:
     return await _verdict(request, lambda overview: health(overview, backend.config.stall_s))
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
     """200 once streams can be taken and all have a replica; 503 and why not."""

@@ -34,7 +34,9 @@ EARLIEST = 946_684_800.0
 """The year 2000: an older capture time is a clock that was never set."""
 AHEAD_S = 60.0
 LOOK_S = 0.5
-"""A client that says nothing is told that the server ends, so late at most."""
+"""A client that says nothing is told that the server ends, so late at most; and after KNOWN_S more that its stream was
+removed."""
+KNOWN_S = 2.0
 
 
 @router.websocket("/streams/{stream}/tracks")
@@ -72,7 +74,7 @@ async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"
             await _tell(socket, f"The stream '{stream}' is pulled from its address; nothing can be pushed into it.")
             await _close(socket, NOT_PUSHED)
             return
-        while (message := await _next(socket, backend.hub)) is not None:
+        while (message := await _next(socket, backend, stream)) is not None:
             if message["type"] == "websocket.disconnect":
                 return
             if message.get("text") == "end":
@@ -104,13 +106,16 @@ async def _push(backend: Any, stream: str, kind: str, data: bytes | None) -> str
     return await backend.at_owner(stream, "push", kind, data[8:], timestamp)
 
 
-async def _next(socket: WebSocket, hub: Any) -> Any:
-    """The client's next message; None once the server ends."""
+async def _next(socket: WebSocket, backend: Any, stream: str) -> Any:
+    """The client's next message; None once the server ends. Raises UnknownStream where the stream was removed while
+    the client was silent."""
     receiving = asyncio.ensure_future(socket.receive())
     try:
-        while not hub.closing:
+        while not backend.hub.closing:
             if (await asyncio.wait({receiving}, timeout=LOOK_S))[0]:
                 return receiving.result()
+            with contextlib.suppress(*DOWN):        # a registry that is being made anew knows no stream yet
+                await backend.view.status(stream, KNOWN_S)
         return None
     finally:
         receiving.cancel()

@@ -25,7 +25,8 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from operators.formats import Categories, track_line
+from operators.formats import Categories
+from operators.jsonl import track_line
 from operators.records import FrameTracks
 from operators.shapes import PRESETS, write_videos
 from operators.sources import find_sources

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,11 +17,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import requests
 from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
 from operators.shapes import PRESETS, write_videos
-from pipelines.client import Client, ServerError
+from pipelines.client import Client, DamagedVideo, ServerError
 from pipelines.config import load_yaml, resolve
 from tests.end_to_end.test_serve import PATIENCE_S, adds_up, eventually, free_port, graph_file, plain
 from tests.operators.live.real_rtsp import RealRtsp
@@ -204,6 +206,37 @@ def test_a_video_that_is_cut_short_says_so_and_names_no_path(client: Client, cli
     answer = client.video(cut)
     assert 8 < len(answer["frames"]) < NUM_FRAMES
     assert answer["error"].startswith("The upload: ") and "/" not in answer["error"], answer["error"]
+    with pytest.warns(DamagedVideo, match=re.escape(f"{cut}: {answer['error']}")):
+        drawn = client.video(cut, "overlay")
+    with av.open(io.BytesIO(drawn)) as file:
+        assert sum(1 for _ in file.decode(video=0)) == len(answer["frames"])
+
+
+@pytest.mark.parametrize("result", ["json", "overlay"])
+def test_a_video_with_garbage_in_it_says_what_is_missing(server: str, clip: Path, tmp_path: Path, result: str) -> None:
+    """Packets that do not decode are counted, in the headers as in the JSON; one without a frame is refused."""
+    data = bytearray(clip.read_bytes())
+    with av.open(str(clip)) as file:
+        packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+
+    def sent(damaged: list[tuple[int, int]]) -> requests.Response:
+        body = bytearray(data)
+        for start, size in damaged:
+            body[start : start + size] = b"\xff" * size
+        return requests.post(f"{server}/videos?result={result}", data=bytes(body), timeout=PATIENCE_S)
+
+    whole, torn, none = sent([]), sent(packets[9:13]), sent(packets)
+    assert "X-Video-Error" not in whole.headers and whole.headers["X-Video-Frames"] == str(NUM_FRAMES)
+    frames, dropped = (int(torn.headers[f"X-Video-{name}"]) for name in ("Frames", "Dropped"))
+    assert torn.status_code == 200 and dropped == 4 and frames == NUM_FRAMES - 4
+    assert "4 damaged packets gave no frame" in torn.headers["X-Video-Error"]
+    if result == "json":
+        said = torn.json()
+        assert said["dropped"] == {"damaged": 4} and len(said["frames"]) == frames
+        marked = re.search(r"(\d+) frames? came out damaged", said["error"])
+        assert said["damaged"] == int(torn.headers["X-Video-Damaged"]) == 4 + (int(marked[1]) if marked else 0)
+        assert said["error"] == torn.headers["X-Video-Error"] and whole.json()["error"] is None
+    assert none.status_code == 422 and "no frame" in none.json()["error"], none.text
 
 
 def test_more_cameras_than_there_is_time_for(client: Client) -> None:

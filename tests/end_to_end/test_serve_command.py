@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from operators.shapes import PRESETS, write_videos
+from tests.end_to_end.test_chaos import children
 from tests.end_to_end.test_serve import free_port
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,8 @@ def video(tmp_path: Path) -> Path:
 def serve(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "pipelines.cli", "serve", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, bufsize=1)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, bufsize=1, **pipes)
 
 
 def lines(process: subprocess.Popen) -> Iterator[str]:
@@ -51,7 +53,7 @@ def lines(process: subprocess.Popen) -> Iterator[str]:
 
 def test_a_camera_from_the_first_word_to_the_last(video: Path, tmp_path: Path) -> None:
     """It prints where the page is and what becomes of the camera, and ends with 143 after SIGTERM, though one camera
-    holds its connection open and says nothing, and clients wait."""
+    holds its connection open and says nothing, and clients wait. Nothing of Ray is left: no word, no process."""
     tokens = tmp_path / "tokens"
     tokens.touch(mode=0o600)
     tokens.write_text(f"test {TOKEN}\n")
@@ -72,6 +74,7 @@ def test_a_camera_from_the_first_word_to_the_last(video: Path, tmp_path: Path) -
             clients = [stack.enter_context(connect(f"ws://{at}/{path}", additional_headers=known,
                                                    open_timeout=PATIENCE_S))
                        for path in ("silent/tracks", "sent/tracks", "sent/frames")]  # fmt: skip
+            family = children(process.pid)
             process.send_signal(signal.SIGTERM)
             assert any("Ending" in line for line in said)
             for client in clients:
@@ -79,6 +82,8 @@ def test_a_camera_from_the_first_word_to_the_last(video: Path, tmp_path: Path) -
                     client.recv(timeout=PATIENCE_S)
                 assert closed.value.rcvd.code == 1012, "come again: the server may be on its way back"
         assert process.wait(PATIENCE_S) == 143
+        assert (process.stdout.read(), [*said]) == ("", [])
+        assert len(family) >= 6 and not [pid for pid in family if Path(f"/proc/{pid}").exists()]
     finally:
         process.kill()
         silent.close()

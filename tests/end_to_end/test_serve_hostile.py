@@ -180,6 +180,17 @@ def test_bodies_that_register_nothing(server, body):
     assert harmless(answer) in (400, 403)
 
 
+@pytest.mark.parametrize("body, kind, said", [
+    pytest.param(b"{", "application/json", "expected as a JSON object", id="torn"),
+    pytest.param(b"\xff" * 99, "application/json", "expected as a JSON object", id="no text"),
+    pytest.param(b'{"id": "a"}', "text/plain", "Content-Type: application/json", id="of another type"),
+    pytest.param(b'{"id": "a", "%s": 1}' % (b"k" * 5000), "application/json", "body.kkk", id="a key without end"),
+])  # fmt: skip
+def test_bodies_are_refused_in_words_that_help(server, body, kind, said):
+    answer = server.ask("POST", "/streams", data=body, headers={"Content-Type": kind})
+    assert harmless(answer) == 400 and said in answer.json()["error"] and len(answer.text) < 600
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
@@ -305,6 +316,23 @@ def test_a_message_that_is_too_long_ends_its_own_connection_alone(server, pushed
         assert closed.value.rcvd.code == 1009 and f"{MAX_MESSAGE + 1} bytes" in closed.value.rcvd.reason
         other.send("still there")
         assert "error" in json.loads(other.recv(PATIENCE_S))
+
+
+def test_a_stream_that_is_removed_ends_its_silent_sockets(server):
+    assert server.ask("POST", "/streams", json={"id": "short"}).status_code == 201
+    with server.socket("/streams/short/frames") as frames, server.socket("/streams/short/tracks") as results:
+        assert server.ask("DELETE", "/streams/short").status_code == 200
+        assert "no stream 'short'" in json.loads(frames.recv(PATIENCE_S))["error"]
+        for opened, code in ((frames, 4404), (results, 1000)):
+            with pytest.raises(ConnectionClosed) as closed:
+                opened.recv(PATIENCE_S)
+            assert closed.value.rcvd.code == code
+
+
+@pytest.mark.parametrize("path", ["/streams", "/streams/pushed", "/metrics", "/healthz", "/readyz", "/"])
+def test_a_probe_may_ask_for_the_head_alone(server, pushed, path):
+    answer = server.ask("HEAD", path)
+    assert answer.status_code == 200 and answer.content == b""
 
 
 @pytest.mark.parametrize("path", ["/streams/none/frames", "/streams/none/tracks", "/streams/%2e%2e/frames", "/no"])

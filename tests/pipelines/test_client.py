@@ -17,7 +17,7 @@ from PIL import Image
 
 from operators.errors import ConfigError
 from operators.shapes import CATEGORIES
-from pipelines.client import Client, ServerError
+from pipelines.client import Client, DamagedVideo, ServerError
 from pipelines.serving.guard import GuardConfig
 from tests.pipelines.recorded_server import Recorded, Running, recording, serving, status, until
 
@@ -87,6 +87,9 @@ def test_picture_and_video(served, tmp_path):
     assert played.bodies[-1] == video.read_bytes()
     out = client.video(video, "overlay", out=tmp_path / "out.mp4")
     assert out.read_bytes() == client.video(video, "overlay") == b"\0\0\0\x18ftypmp42"
+    video.write_bytes(video.read_bytes() + b"torn")
+    with pytest.warns(DamagedVideo, match="a.mp4: The upload: 3 frames came."):
+        assert client.video(video, "overlay", out=tmp_path / "torn.mp4").is_file()
     with pytest.raises(ConfigError, match="none.mp4: cannot be read: No such file"):
         client.video(tmp_path / "none.mp4")
 

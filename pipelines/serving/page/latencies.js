@@ -38,7 +38,8 @@ export class Latencies {
       for (const run of runs(points, key))
         line(context, run.map((point) => [along(point), height - 2 - (point[key] / most) * (height - 4)]));
     }
-    for (const share of [0.5, 1]) {
+    const measured = points.some(({ p95 }) => p95 !== null); // else there is nothing that the axis could measure
+    for (const share of measured ? [0.5, 1] : []) {
       const text = milliseconds(most * share);
       context.fillStyle = style.getPropertyValue("--card"); // a line behind it would make it hard to read
       context.fillRect(0, heightOf(share) + 2, context.measureText(text).width + 6, 14);

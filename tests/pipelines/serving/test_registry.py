@@ -149,6 +149,17 @@ def test_removed_stream_is_dropped_by_its_owner_and_a_new_one_of_its_name_is_ope
     assert [opening.spec.created_at for opening in orders.openings] == [2.0]
 
 
+def test_a_stream_does_not_come_back_when_another_of_its_name_came_and_went_meanwhile() -> None:
+    """Its owner, which is asked twice a second, speaks of the first one after the second was removed."""
+    scene = Scene()
+    scene.sync("a")
+    for created_at in (1.0, 2.0):
+        scene.registry.register(spec("x", created_at))
+        scene.registry.remove("x")
+    assert scene.sync("a", told(spec("x", 1.0))).drop == ("x",)
+    assert scene.registry.overview().statuses == ()
+
+
 @pytest.mark.parametrize("dies", [pytest.param(True, id="dead"), pytest.param(False, id="silent")])
 def test_streams_of_a_lost_owner_go_on_elsewhere(dies: bool) -> None:
     """Heard last 3 s (dead) or AWAY_S + 1 s (silent) ago, at 5 frames a second: so many and one are passed over."""
@@ -226,3 +237,26 @@ def test_the_end_of_the_server() -> None:
     assert scene.owners() == {} and scene.registry.overview().closing
     with pytest.raises(PlanFull, match="shut down"):
         scene.registry.register(spec("y"))
+
+
+def test_the_end_waits_for_nothing_that_cannot_come() -> None:
+    """Of five streams two may still give results: one is played, of one that ended two frames are behind. One ended,
+    one failed, and one was registered so late that its owner never opened it."""
+    scene = Scene()
+    scene.sync("a", most=8)
+    known = {name: told(spec(name)) for name in ("played", "ending", "ended", "failed")}
+    for name, state, held in (("ending", "ended", 2), ("ended", "ended", 0), ("failed", "failed", 0)):
+        status = blank_status(spec(name), state, "")
+        known[name] = replace(known[name], status={**status, "frames": {**status["frames"], "in_flight": held}})
+    for name in known:
+        scene.registry.register(spec(name))
+    scene.sync("a", *known.values(), most=8)
+    scene.registry.register(spec("late"))
+    scene.registry.close()
+    assert scene.registry.overview().under_way == 3, "nobody knows yet whether it was opened"
+    orders = scene.sync("a", *known.values(), most=8)
+    assert (orders.openings, set(orders.release)) == ((), set(known))
+    assert scene.registry.overview().under_way == 2
+    over = [replace(known[name], states={}, released=True) for name in ("played", "ending")]
+    scene.sync("a", *over, known["ended"], known["failed"], most=8)
+    assert scene.registry.overview().under_way == 0
