@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Literal
 
 from operators.errors import ConfigError, did_you_mean
-from pipelines.config import apply_overrides, build, load_yaml, resolve
+from pipelines.config import apply_overrides, build
+from pipelines.file_kinds import load_settings
 from pipelines.graph import Graph
 
 Kind = Literal["actor", "process", "node"]
@@ -171,7 +172,7 @@ class Due:
 def load_scenario(path: str | Path, overrides: Iterable[str] = (), seed: int | None = None) -> Scenario:
     """The scenario in a YAML file; `seed` in place of its own. Raises ConfigError, naming file and key."""
     where = str(path)
-    mapping = apply_overrides(load_yaml(resolve(path)), overrides, where)
+    mapping = apply_overrides(load_settings(path, "scenario"), overrides, where)
     return build(Scenario, mapping if seed is None else mapping | {"seed": seed}, where)
 
 

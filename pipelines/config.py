@@ -10,6 +10,7 @@ place where YAML becomes a dataclass. A file of settings is data: plain values, 
 from __future__ import annotations
 
 import copy
+import math
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -194,8 +195,8 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
         return Path(value)
     elif hint is float and type(value) is int:
         return float(value)
-    elif isinstance(hint, type) and type(value) is hint and value == value:  # True is no int, and nan no number
-        return value
+    elif isinstance(hint, type) and type(value) is hint and (hint is not float or math.isfinite(value)):
+        return value                            # True is no int; nan and 1e999 are no numbers to set anything to
     raise ConfigError(f"{_place(where, key)}: expected {_expected(hint)}, got {_shown(value)}.")
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from operators.errors import DatasetError
-from pipelines.config import build, load_yaml, resolve
+from pipelines.config import build, resolve
+from pipelines.file_kinds import load_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def read_dataset_file(path: str | Path, image_root: str | None = None) -> Datase
     if where.suffix == ".json" or where.is_dir():
         file = DatasetFile(annotations=str(where), image_root=image_root)
     else:
-        file = build(DatasetFile, load_yaml(where), str(where))
+        file = build(DatasetFile, load_settings(where, "dataset"), str(where))
         if image_root is not None:
             file = DatasetFile(annotations=file.annotations, image_root=image_root, made_by=file.made_by)
     hint = f" Make it by: {file.made_by}" if file.made_by else ""

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from operators.errors import ConfigError, GraphError, did_you_mean
 from operators.records import FrameTracks, Pull
-from pipelines.config import apply_overrides, build, load_yaml, resolve
+from pipelines.config import apply_overrides, build
+from pipelines.file_kinds import load_settings
 from pipelines.networks import NetworkSpec
 from pipelines.placement import Batching, Placement, Recovery, Strategy, left
 from pipelines.stage import Stage
@@ -144,11 +145,8 @@ def load_graph(path: str | Path, kinds: Mapping[str, StageKind], overrides: Iter
     Raises: ConfigError for a setting, GraphError for stages or a placement that do not fit; both name file and key.
     """
     where = str(path)
-    mapping = load_yaml(resolve(path))
+    mapping = load_settings(path, "graph")
     stages = mapping.get("stages")
-    if stages is None and "network" in mapping:
-        raise ConfigError(f"{where}: this is the file of a network or of its training, but a graph is expected, as "
-                          f"configs/graphs/offline.yaml.")  # fmt: skip
     prefixed = []
     for override in overrides:
         name = override.split("=")[0].split(".")[0].strip()

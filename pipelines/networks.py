@@ -25,9 +25,8 @@ from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.matching import Association
 from operators.object_graph import ObjectGraphConfig
 from operators.weights import Checkpoint, load_into, read_weights
-from pipelines.config import apply_overrides, build, load_yaml, resolve
-
-_OTHER_FILES = {"stages": "a graph", "samples_per_step": "a training run", "videos": "a dataset", "images": "a dataset"}
+from pipelines.config import apply_overrides, build, resolve
+from pipelines.file_kinds import load_settings
 
 RELATED: tuple[Association, ...] = ("edges", "boxes")
 """Tracks that the stage `relate` gives."""
@@ -71,12 +70,7 @@ class NetworkSpec:
 def read_network(path: str | Path, overrides: tuple[str, ...] = ()) -> NetworkSpec:
     """Raises ConfigError naming file and key."""
     where = resolve(path)
-    mapping = load_yaml(where)
-    for key, what in _OTHER_FILES.items():
-        if key in mapping:
-            raise ConfigError(f"{where}: this is the file of {what}, but a network is expected, as "
-                              f"configs/networks/tiny.yaml.")  # fmt: skip
-    file = build(_NetworkFile, apply_overrides(mapping, overrides, str(where)), str(where))
+    file = build(_NetworkFile, apply_overrides(load_settings(where, "network"), overrides, str(where)), str(where))
     if file.network not in NETWORKS:
         raise ConfigError(f"{where}, network: no network '{file.network}'.{did_you_mean(file.network, NETWORKS)}")
     _, settings = NETWORKS[file.network]

@@ -50,7 +50,7 @@ class TraceWriter:
         self._told: dict[int, list[str]] = {}
         """Number of a process -> groups whose rows have titles: on Ray one, in this process all."""
         self._streams: dict[str, int] = {}
-        self._bytes = 0
+        self._bytes, self._watched = 0, False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._part, "w", encoding="utf-8")
@@ -60,6 +60,7 @@ class TraceWriter:
 
     def watch(self, report: Report) -> None:
         """Every call of the report, and what failed in it."""
+        self._watched = True
         for span in report.spans:
             self._write(self._of_span(span))
         now = round(time.time() * 1e6)
@@ -68,13 +69,17 @@ class TraceWriter:
             self._write([{"ph": "i", "s": "g", "name": "stream failed", "ts": now, "pid": 0, "tid": 0, "args": told}])
 
     def close(self) -> None:
-        """Whole and in its place. A second time: nothing."""
+        """Whole and in its place; where nothing was run, what was there stays. A second time: nothing."""
         if self._file.closed:
             return
         try:
             with self._file:
                 self._file.write("\n]\n")
-            os.replace(self._part, self.path)
+            if self._watched:
+                os.replace(self._part, self.path)
+            else:
+                self._part.unlink()
+                self.note = f"{self.path}: nothing was run, so nothing is written there."
         except OSError as error:
             self.note = f"{self.path}: the trace cannot be written: {error.strerror}."
 

@@ -27,6 +27,7 @@ from models.inputs import InputConfig
 from operators.class_names import CLASS_NAMES
 from operators.errors import CheckpointError, ConfigError, did_you_mean
 from operators.pickles import read_released
+from operators.replacing import check_file, writing
 from operators.weights import save_weights
 from pipelines.networks import NetworkSpec, as_plain, read_network
 from pipelines.transplant import OPTION, OURS, TRANSPLANTED, ClassRows, class_rows, transplant
@@ -119,8 +120,7 @@ def save_import(done: Imported, out: Path, classes: str | None = None, keep_prox
     names of the classes are not known.
     """
     _check_complete(done)
-    if out.suffix != ".safetensors" or out.is_dir() or out.resolve() == done.source.resolve():
-        raise ConfigError(f"--out {out}: expected another file than the source, whose name ends in .safetensors.")
+    check_out(done.source, out)
     names = class_names(classes, done)
     origin = {
         "release": done.release,
@@ -133,8 +133,17 @@ def save_import(done: Imported, out: Path, classes: str | None = None, keep_prox
         origin[TRANSPLANTED] = json.dumps(done.rows.copied)
     kept = keep_proxies and done.has_proxies
     state = {name: value for name, value in done.state.items() if kept or not name.startswith(PROXIES)}
-    save_weights(out, state, done.spec.name, as_plain(done.spec.config), names, **origin)
+    with writing(out, "--out"):
+        save_weights(out, state, done.spec.name, as_plain(done.spec.config), names, **origin)
     return names
+
+
+def check_out(source: Path, out: Path) -> None:
+    """Raises ConfigError where an import cannot be written to `out`: the source itself, another kind of file, or a
+    place where no file can be made."""
+    if out.suffix != ".safetensors" or out.is_dir() or out.resolve() == source.resolve():
+        raise ConfigError(f"--out {out}: expected another file than the source, whose name ends in .safetensors.")
+    check_file(out, "--out")
 
 
 def class_names(asked: str | None, done: Imported) -> tuple[str, ...]:

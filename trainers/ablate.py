@@ -61,6 +61,8 @@ from trainers.job import METRICS_FILE, WEIGHTS_FILE
 from trainers.train import FINGERPRINT_FILE
 
 POLL_S = 2.0
+MAX_NUMBER = 1000
+"""Of seeds, as in a file of configs/ablations, and of runs at a time."""
 MAX_RETRIES = 2
 """Times that a run whose process was lost is taken up again."""
 
@@ -92,8 +94,8 @@ def ablate(
     Raises ConfigError, DatasetError, CheckpointError before any training.
     """
     for name, number in (("seeds", seeds), ("jobs", jobs)):
-        if number is not None and number < 1:
-            raise ConfigError(f"--{name} {number}: expected 1 or more.")
+        if number is not None and not 1 <= number <= MAX_NUMBER:
+            raise ConfigError(f"--{name} {number}: expected 1 to {MAX_NUMBER}.")
     changes = Changes.of(overrides)
     config = read_ablation(path, changes)
     held_out = replace(config.held_out, folder=os.path.abspath(config.held_out.folder))

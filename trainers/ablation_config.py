@@ -21,6 +21,7 @@ import yaml
 from operators.errors import ConfigError, did_you_mean
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.evaluation import GRAPH
+from pipelines.file_kinds import load_settings
 from trainers.job import WEIGHTS_FILE
 
 NETWORK_FILE = "network.yaml"
@@ -184,7 +185,8 @@ class Run:
 def read_ablation(path: str | Path, changes: Changes) -> AblationConfig:
     """Raises ConfigError naming file and key."""
     where = resolve(path)
-    return build(AblationConfig, apply_overrides(load_yaml(where), changes.ablation, str(where)), str(where))
+    mapping = apply_overrides(load_settings(where, "ablation"), changes.ablation, str(where))
+    return build(AblationConfig, mapping, str(where))
 
 
 def planned(config: AblationConfig, out: Path, seeds: int | None = None, only: Sequence[str] = ()) -> list[Run]:

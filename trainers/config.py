@@ -210,6 +210,10 @@ class EvaluationConfig:
             raise ValueError(f"pictures is {self.pictures}, expected 0 to 64")
 
 
+MAX_STEPS, MAX_SAMPLES = 10**9, 1 << 16
+"""Of a run, of a step: more can only be a slip."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run."""
@@ -253,8 +257,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if min(self.steps, self.samples_per_step, self.log_every, self.checkpoint_every) < 1:
             raise ValueError("steps, samples_per_step, log_every and checkpoint_every must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, expected 0 or more")
+        if self.steps > MAX_STEPS or self.samples_per_step > MAX_SAMPLES:
+            raise ValueError(f"steps is {self.steps}, samples_per_step {self.samples_per_step}; expected at most "
+                             f"{MAX_STEPS} and {MAX_SAMPLES}")  # fmt: skip
+        if not 0 <= self.seed < 1 << 32:        # times a million it is still a seed of torch
+            raise ValueError(f"seed is {self.seed}, expected 0 to {(1 << 32) - 1}")
         if self.accumulate < 1 or self.checkpoints_kept < 1 or (self.batch_for_workers or 1) < 1:
             raise ValueError("accumulate, checkpoints_kept and batch_for_workers must be at least 1")
         if self.precision == "float16" and not self.workers.use_gpu:

@@ -23,7 +23,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from operators.errors import ConfigError, DatasetError
 from operators.youtube_vis_data import Dataset, read_dataset
@@ -36,6 +35,7 @@ from trainers.curves import read_metrics
 from trainers.export import export
 from trainers.pictures import side_by_side
 from trainers.watch import Watcher, Worker
+from trainers.writing import Events, Lines, say
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 FOLDER = "evaluation"
@@ -78,7 +78,7 @@ class Evaluate(Watcher):
         self._last = worker.steps
         self._folder = worker.job.out / FOLDER
         self._done = {int(row["step"]): row for row in read_evaluations(worker.job.out)}
-        self._events = SummaryWriter(str(worker.job.out / "tensorboard")) if worker.rank == 0 else None
+        self._events = Events(worker.job.out / "tensorboard") if worker.rank == 0 else None
 
     def due(self, steps_done: int) -> bool:
         return steps_done % self._cfg.every == 0 or steps_done == self._last
@@ -131,8 +131,9 @@ class Evaluate(Watcher):
         self._events.flush()
         line = {"step": step, **found.scores, "id_switches": found.switches.switches,
                 "frames_per_s": round(found.frames_per_s, 3)}
-        with (self._worker.job.out / EVALUATIONS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        out = self._worker.job.out
+        if not Lines(out / EVALUATIONS_FILE).append(f"{json.dumps(line)}\n".encode()):
+            say(out, f"{out / EVALUATIONS_FILE}: the scores after step {step} could not be written. Is the disk full?")
         self._done[step] = line
 
     def _curves(self, found: Evaluation, step: int) -> None:

@@ -110,6 +110,8 @@ def fit(job: Job) -> None:
     """Train to the last step. Raises TrainingError, or what the workers raised of ours, when it cannot go on."""
     # By default the controller looks at its workers every 2 s.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # A process of its own beside them, to tell the workers that their machine is about to go: ours do not ask.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     num_workers, failures = job.config.workers.num_workers, 0
     while True:
         before, machines = checkpoints.last_step(job.out / checkpoints.FOLDER), _machines()

@@ -232,7 +232,7 @@ def _keep(worker: Worker, watchers: list[Watcher]) -> None:
     """A checkpoint, and the best weights where a watcher's score is the highest so far. A disk that is full costs the
     checkpoint, not the run: what cannot be written is told, and the next one is tried."""
     job, progress = worker.job, worker.progress
-    scores = [score for w in watchers if (score := w.score(progress.steps_done)) is not None]
+    scores = _scores(worker, watchers)
     if worker.rank == 0:
         try:
             if scores and math.isfinite(scores[0]) and (progress.best is None or scores[0] > progress.best):
@@ -245,3 +245,14 @@ def _keep(worker: Worker, watchers: list[Watcher]) -> None:
                          f"the last checkpoint is that of step {last}. Is the disk full?")  # fmt: skip
     for watcher in watchers:
         watcher.after_checkpoint(progress.steps_done)
+
+
+def _scores(worker: Worker, watchers: list[Watcher]) -> list[float]:
+    """Of the watchers that give one. A disk that is full costs the evaluation, not the run: that is told."""
+    steps_done = worker.progress.steps_done
+    try:
+        return [score for w in watchers if (score := w.score(steps_done)) is not None]
+    except (OSError, SafetensorError) as error:
+        say(worker.job.out, f"After step {steps_done} nothing could be evaluated: {error}. Training goes on. "
+                            f"Is the disk full?")  # fmt: skip
+        return []

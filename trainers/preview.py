@@ -22,7 +22,7 @@ from operators.draw import contact_sheet, draw_tracks
 from operators.errors import ConfigError
 from operators.formats import Categories
 from operators.records import FrameInfo, FrameTracks
-from operators.replacing import replacing
+from operators.replacing import check_file, replacing, writing
 from trainers.feeding import open_loader, read_index
 from trainers.prepared import SampleName
 from trainers.train import make_job
@@ -39,10 +39,12 @@ GAP = 6
 def preview(config_path: str | Path, overrides: Sequence[str], out: Path, samples: int = SAMPLES) -> list[SampleName]:
     """Write the first `samples` samples of a run to `out`; gives their names. Nothing is trained, no folder is made.
 
-    Raises ConfigError, DatasetError, CheckpointError as training would; ConfigError for what is no PNG.
+    Raises ConfigError, DatasetError, CheckpointError as training would; ConfigError for what is no PNG, or
+    cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--preview {out}: expected the name of a picture to write, ending in .png.")
+    check_file(out, "--preview")
     job = make_job(config_path, [*overrides, "start_from=null"], out.parent)   # weights are not what is looked at
     index, shown = read_index(job.config.data), job.network.config.input
     loader = open_loader(job.config, index, shown, first=0, batch=samples, rank=0, world=1, device=torch.device("cpu"))
@@ -52,9 +54,10 @@ def preview(config_path: str | Path, overrides: Sequence[str], out: Path, sample
         rows = [draw_frame(images[b], targets[b], shown, names)
                 for b in range(len(batch)) for images, targets in batch.slots[:MAX_FRAMES]]  # fmt: skip
         sheet = contact_sheet(rows, columns=min(len(batch.slots), MAX_FRAMES), gap=GAP)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as part:
-            Image.fromarray(sheet).save(part, format="PNG")
+        with writing(out, "--preview"):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(out) as part:
+                Image.fromarray(sheet).save(part, format="PNG")
         return list(loader.names)
     finally:
         loader.close()

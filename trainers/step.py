@@ -79,6 +79,10 @@ class OptimizerConfig:
             raise ValueError("learning_rate must be positive, weight_decay and warmup_steps not negative")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum is {self.momentum}, expected 0 or more, below 1")
+        if not 0 <= self.warmup_factor <= 1:
+            raise ValueError(f"warmup_factor is {self.warmup_factor}, expected 0 to 1")
+        if not all(0 <= share <= 1 for share in self.decay_at):
+            raise ValueError(f"decay_at is {list(self.decay_at)}, expected shares of the run, 0 to 1: 0.65, not steps")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm is {self.clip_norm}, expected more than 0, or null")
         if self.average_decay is not None and not 0 < self.average_decay < 1:

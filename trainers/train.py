@@ -21,8 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 from operators.errors import CheckpointError, ConfigError
-from operators.replacing import replacing
-from pipelines.config import apply_overrides, build, load_yaml, resolve
+from operators.replacing import check_folder, replacing
+from pipelines.config import apply_overrides, build, resolve
+from pipelines.file_kinds import load_settings
 from pipelines.networks import NetworkSpec, read_network
 from trainers import checkpoint as checkpoints
 from trainers.checks import check_dataset, check_network, check_start
@@ -45,22 +46,33 @@ def train(
     Raises ConfigError, DatasetError, CheckpointError before any training; TrainingError when the workers fail for good;
     SystemExit 143 after SIGTERM. What ends it once it has begun stands in the folder's report too.
     """
-    job = prepare(config_path, overrides, Path(out), resume)
+    job = checked(config_path, overrides, Path(out), resume)
     from trainers.fit import cluster_for, fit  # Ray takes seconds, which a wrong setting need not wait for
 
-    with cluster_for(address, job.config.workers), reported(job), leaving_on_sigterm(), following(job):
-        fit(job)
+    with cluster_for(address, job.config.workers):      # a run that the cluster has no room for leaves nothing behind
+        claim(job, resume)
+        with reported(job), leaving_on_sigterm(), following(job):
+            fit(job)
     return job.out / WEIGHTS_FILE
 
 
 def prepare(config_path: str | Path, overrides: Sequence[str], out: Path, resume: bool) -> Job:
-    """Everything that can be known before training, checked; the folder made this run's own."""
+    """`checked`, and the folder made this run's own."""
+    job = checked(config_path, overrides, out, resume)
+    claim(job, resume)
+    return job
+
+
+def checked(config_path: str | Path, overrides: Sequence[str], out: Path, resume: bool) -> Job:
+    """Everything that can be known before training and without a cluster. Writes nothing."""
+    check_folder(out, "--out")                  # a moment; the dataset may take a minute
     job = make_job(config_path, overrides, out)
+    _check_apart(job)
     if not resume and ((job.out / METRICS_FILE).exists() or checkpoints.found(job.out / checkpoints.FOLDER)):
         raise ConfigError(f"{out}: holds an earlier run. Go on with it by --resume, or name another folder by --out.")
     if resume and not holds_run(out):
         raise ConfigError(f"{out}: holds no run to resume. Leave --resume out to begin one.")
-    claim(job, resume)
+    _check_settings(job, resume)
     return job
 
 
@@ -75,7 +87,7 @@ def make_job(config_path: str | Path, overrides: Sequence[str], out: Path) -> Jo
     Raises ConfigError, DatasetError, CheckpointError.
     """
     where = resolve(config_path)
-    config = build(TrainConfig, apply_overrides(load_yaml(where), overrides, str(where)), str(where))
+    config = build(TrainConfig, apply_overrides(load_settings(where, "training"), overrides, str(where)), str(where))
     paths = {key: _absolute(path) for key, path in config.data.paths.items()}
     begin = None if config.start_from is None else _absolute(str(resolve(config.start_from)))
     stills = tuple(replace(one, annotations=_absolute(one.annotations), image_root=_absolute(one.image_root))
@@ -103,12 +115,27 @@ def _network(path: str, where: str) -> NetworkSpec:
         raise ConfigError(f"{where}, network: {error}") from error
 
 
+def _check_apart(job: Job) -> None:
+    """Raises ConfigError for a folder among the dataset's images or videos: what is written would come among them."""
+    data, out = job.config.data, job.out.resolve()
+    for root in (data.image_root, data.videos):
+        if root is not None and Path(root).resolve() in (out, *out.parents):
+            raise ConfigError(f"--out {job.out}: lies in {root}, from which the dataset is read. Name another folder.")
+
+
+def _check_settings(job: Job, resume: bool) -> None:
+    """Raises CheckpointError where the folder holds a run with other settings."""
+    mark = job.out / FINGERPRINT_FILE
+    if resume and mark.exists() and mark.read_text().strip() != job.fingerprint:
+        raise CheckpointError(f"{job.out}: holds a run with other settings. Resume with the same, or use another "
+                              "--out.")
+
+
 def claim(job: Job, resume: bool) -> None:
     """Make the folder this run's own, or see that it is. Raises CheckpointError for a run with other settings,
     ConfigError for what can be no folder."""
     out, mark = job.out, job.out / FINGERPRINT_FILE
-    if resume and mark.exists() and mark.read_text().strip() != job.fingerprint:
-        raise CheckpointError(f"{out}: holds a run with other settings. Resume with the same, or use another --out.")
+    _check_settings(job, resume)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not mark.exists() or not resume:         # on a disk that is full a run can still be resumed
@@ -133,6 +160,7 @@ def leaving_on_sigterm() -> Iterator[None]:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)       # a second one would tear what is being closed
     raise SystemExit(128 + number)
 
 

@@ -70,13 +70,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    from operators.replacing import check_folder
     from operators.sources import find_sources
     from pipelines.chaos_scenario import check_scenario, load_scenario
+    from pipelines.file_kinds import refuse_for_source
     from pipelines.graph import RunContext, load_graph
     from pipelines.networks import read_checkpoint, read_network
     from pipelines.run import refuse_live
-    from pipelines.stages import STAGES
+    from pipelines.stages import STAGES, choose_device
 
+    check_folder(args.out, "--out")
+    for argument in args.sources:
+        refuse_for_source(argument)
     groups = grouped(args.overrides, ("network", "scenario"))
     spec = read_network(args.network, tuple(groups["network"]))
     graph = load_graph(args.graph, STAGES, groups["graph"])
@@ -84,12 +89,24 @@ def execute(args: argparse.Namespace) -> int:
     scenario = load_scenario(args.scenario, groups["scenario"], args.seed)
     check_scenario(scenario, graph, args.scenario)
     read_checkpoint(spec)
+    choose_device(args.device)
+    check_stages(graph, RunContext(spec, "cpu"))
     sources, errors = find_sources(args.sources, image_root=args.image_root)
     if errors:
         raise errors[0]  # a run goes on without it; a proof says what it was made of
     title = f"`{args.graph}`, network `{args.network}`, scenario `{args.scenario}`, seed {scenario.seed}"
     title += f", {len(sources)} sources"
     return _tried(args, graph, sources, RunContext(spec, args.device), scenario, title)
+
+
+def check_stages(graph: Graph, context: RunContext) -> None:
+    """Build every stage once, in this process: what cannot be built is told before nodes are started, and by its own
+    error. Raises GraphError, ConfigError, CheckpointError."""
+    from pipelines.networks import load_network
+
+    for stage in graph.stages:
+        stage.kind.build(stage.settings, context)
+    load_network.cache_clear()      # the workers have their own
 
 
 def _tried(args: argparse.Namespace, graph: Graph, sources: Sequence[Source], context: RunContext,

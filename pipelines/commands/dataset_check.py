@@ -93,9 +93,11 @@ def execute(args: argparse.Namespace) -> int:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before any work: outputs that are the input, or one another. Raises ConfigError."""
     from operators.datasets.files import check_output
+    from operators.replacing import check_file
 
     for out in (args.json, args.fix):
         if out is not None:
             check_output(args.path, out)
+            check_file(out, "--json" if out is args.json else "--fix")
     if args.json is not None and args.fix is not None and args.json.resolve() == args.fix.resolve():
         raise ConfigError(f"{args.fix}: is named for --json and for --fix; give them names of their own.")

@@ -54,7 +54,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from operators.datasets.convert import ConvertOptions, convert
+    from operators.replacing import check_file, check_folder
 
+    (check_folder if args.target_format in ("davis", "mots") else check_file)(args.out, "OUT")
     options = ConvertOptions(
         images=args.images, image_root=args.image_root, subset=args.subset, frames=args.frames,
         mapped=args.mapped, class_names=class_names(args.classes), renumber=args.renumber, mots_ids=args.mots_ids,

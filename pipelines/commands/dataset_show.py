@@ -39,11 +39,13 @@ def execute(args: argparse.Namespace) -> int:
     from operators.datasets.convert import ConvertOptions, guess_format, open_truth
     from operators.datasets.files import check_output
     from operators.datasets.show import choose_videos, parse_sheet, show_sheet, show_video
+    from operators.replacing import check_file
 
     is_sheet = args.out.suffix.lower() == ".png"
     rows, columns = parse_sheet(args.sheet)
-    if args.out.is_dir():
-        raise ConfigError(f"{args.out}: is a folder; --out takes a file.")
+    if not 0.01 <= args.fps <= 1000:
+        raise ConfigError(f"--fps {args.fps:g}: expected 0.01 to 1000 frames a second.")
+    check_file(args.out, "--out")
     check_output(args.source, args.out)
     options = ConvertOptions(image_root=args.image_root)
     truth = open_truth(args.source, args.source_format or guess_format(args.source), options)

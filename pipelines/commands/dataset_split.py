@@ -38,8 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     from operators.datasets.split import parse_parts, split
+    from operators.replacing import check_folder
 
     parts = parse_parts(args.parts)
+    check_folder(args.out_dir, "OUT_DIR")
     with counting("parts") as progress:
         done = split(args.source, args.out_dir, parts, seed=args.seed, mini=args.mini, stratified=args.stratify,
                      progress=progress)                                                            # fmt: skip

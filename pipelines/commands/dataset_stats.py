@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from operators.errors import ConfigError
 from pipelines.commands.shared import EXIT_CODES, counting
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("source", metavar="IN", help="a dataset: a JSON or a folder")
     add("--from", dest="source_format", choices=FORMATS, help="what IN is (default: a JSON is youtube-vis, a folder "
         "with text files mots, another folder davis)")                                             # fmt: skip
-    add("--plots", type=Path, metavar="DIR", help="draw histograms.png and categories.png here")
+    add("--plots", metavar="DIR", help="draw histograms.png and categories.png here")
     add("--json", type=Path, metavar="OUT", help="write the numbers here too")
 
 
@@ -39,11 +38,13 @@ def execute(args: argparse.Namespace) -> int:
     from operators.datasets.convert import guess_format, open_truth
     from operators.datasets.files import check_output, new_json, write_json
     from operators.datasets.stats import collect
+    from operators.replacing import check_file, check_folder
 
     if args.json:
         check_output(args.source, args.json)
-    if args.plots and args.plots.exists() and not args.plots.is_dir():
-        raise ConfigError(f"{args.plots}: is a file; --plots takes a folder.")
+        check_file(args.json, "--json")
+    if args.plots is not None:
+        check_folder(args.plots, "--plots")
     truth = open_truth(args.source, args.source_format or guess_format(args.source))
     with counting("videos") as progress:
         stats = collect(truth, progress)

@@ -5,10 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from operators.errors import ConfigError
+from operators.replacing import check_file, check_folder
 from pipelines.demo import DEMOS
 from pipelines.demo import main as demo
 
 HELP = "generate a clip, track it, and say where the video is"
+DESCRIPTION = """Generate a clip of moving shapes, track it by a shipped network, and say where the video with masks and
+ids is. What is done are two commands, `maskstream shapes` and `maskstream run`, which are shown. Nothing is needed but
+this checkout, and a minute."""
+EPILOG = """
+examples:
+  maskstream demo                                then open runs/demo/clip_00000/overlay.mp4
+  maskstream demo --system iai                   IAI in place of CrossVIS
+  maskstream demo --animation demo.webp          a small moving picture too
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,4 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(args: argparse.Namespace) -> int:
+    check_folder(args.out, "--out")
+    if args.animation is not None:
+        check_file(args.animation, "--animation")
+        if Path(args.animation).suffix.lower() not in (".webp", ".gif"):
+            raise ConfigError(f"--animation {args.animation}: expected a name that ends in .webp or .gif.")
     return demo(Path(args.out), args.system, Path(args.animation) if args.animation else None)

@@ -12,6 +12,7 @@ from pipelines.commands.shared import (
     add_executor,
     add_set,
     add_watching,
+    check_outputs,
     cluster_address,
     counting,
     watching,
@@ -68,6 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     from pipelines.networks import default_graph, read_network
     from pipelines.stages import STAGES
 
+    check_outputs(args)
     groups = grouped(args.overrides, ("network", "sinks"))
     spec = read_network(args.network, tuple(groups["network"]))
     data = read_dataset_file(args.dataset, args.image_root)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from operators.errors import ConfigError, GraphError
+from operators.replacing import check_file
 from pipelines.commands.shared import EXIT_CODES, add_debug, add_set, counting
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ examples:
 TRACE = """Show how one frame went through the stages of a run that was traced (maskstream run ... --trace FILE): when
 each call began, how long the frame had waited for it, and with how many others it shared it. Without --frame it is the
 frame that took longest. The whole file is drawn by https://ui.perfetto.dev and chrome://tracing."""
+TRACE_EPILOG = """
+examples:
+  maskstream run street.mp4 --trace trace.json && maskstream graph trace trace.json
+  maskstream graph trace trace.json --frame street:41
+"""
 
 FORMATS = ("text", "svg", "png")
 DEFAULT_WIDTH = 120
@@ -54,7 +60,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_debug(show)
     show.set_defaults(command=_show)
     text = "one frame's way through the stages of a traced run"
-    trace = actions.add_parser("trace", help=text, description=TRACE, epilog=EXIT_CODES, formatter_class=raw)
+    trace = actions.add_parser("trace", help=text, description=TRACE, epilog=TRACE_EPILOG + EXIT_CODES,
+                               formatter_class=raw)                                                   # fmt: skip
     trace.add_argument("trace", metavar="TRACE", type=Path, help="a file that maskstream run --trace wrote")
     trace.add_argument("--frame", metavar="STREAM:N", help="which frame, as in street:41 (default: the slowest)")
     add_debug(trace)
@@ -66,6 +73,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     form = _format(args.format, args.out)
+    _check_out(args)
     width, height = _size(args.size)
 
     from pipelines.commands.run import grouped
@@ -88,6 +96,18 @@ def _show(args: argparse.Namespace) -> int:
     if refusal:
         raise refusal
     return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    """Raises ConfigError, before any work, for a drawing that cannot be written, or would replace what is drawn."""
+    from operators.datasets.files import check_output
+    from pipelines.config import resolve
+
+    if args.out is None:
+        return
+    check_file(args.out, "--out")
+    for source in filter(None, (args.graph, args.network)):
+        check_output(resolve(source), args.out)
 
 
 def _measured(

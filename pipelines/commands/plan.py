@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from operators.errors import ConfigError
+from operators.replacing import check_file
 from pipelines.commands.shared import add_set
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
+    if args.json is not None:
+        check_file(args.json, "--json")         # not after minutes of measuring
     p95_s = _seconds(args.p95)
 
     import torch

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from operators.addresses import is_address
 from operators.errors import ConfigError, did_you_mean
-from pipelines.commands.shared import add_executor, add_set, add_watching, cluster_address, watching
+from pipelines.commands.shared import add_executor, add_set, add_watching, check_outputs, cluster_address, watching
 
 if TYPE_CHECKING:  # the help and a wrong word on the command line shall not wait for torch
     from operators.sinks import SinkConfig
@@ -78,6 +79,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     from operators.formats import Categories
     from operators.sources import find_sources
+    from pipelines.file_kinds import refuse_for_source
     from pipelines.graph import load_graph
     from pipelines.manifest import Manifest
     from pipelines.mark import mark_of
@@ -88,6 +90,9 @@ def execute(args: argparse.Namespace) -> int:
     from pipelines.stages import STAGES, association_of, choose_device
 
     address = cluster_address(args)
+    check_outputs(args)
+    for argument in args.sources:
+        refuse_for_source(argument)
     groups = grouped(args.overrides, ("network", "sinks"))
     spec = read_network(args.network, tuple(groups["network"]))
     graph = replicated(load_graph(args.graph or default_graph(spec), STAGES, groups["graph"]), args.replicas)
@@ -97,6 +102,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.executor == "local":
         choose_device(args.device)
     sources, errors = find_sources(args.sources, image_root=args.image_root)
+    refuse_inputs(sources, outputs.directory, args.trace)
     with Manifest(outputs.directory, mark_of(spec, graph, sinks), args.fresh) as manifest:
         summary = _watched(args, sources, errors, graph, spec, outputs, address, manifest)
     print_summary(summary, outputs)
@@ -113,6 +119,30 @@ def _watched(args: argparse.Namespace, sources: Sequence[Source], errors: Sequen
         context = RunContext(spec, args.device, trace=looking.trace, metrics=args.metrics)
         return run(sources, errors, graph, context, outputs, args.executor, address, looking.view, manifest,
                    looking.watches)  # fmt: skip
+
+
+def refuse_inputs(sources: Sequence[Source], directory: Path, trace: str | None) -> None:
+    """Raises ConfigError where what is written would come among images that are read, or in the place of a video; and
+    where outputs of an earlier run would be read."""
+    from operators.sinks import SINKS
+    from pipelines.manifest import MANIFEST_FILE
+    from pipelines.outputs import UNFINISHED
+
+    made = {sink.file for sink in SINKS.values()}
+    homes = [directory.resolve(), (directory / UNFINISHED).resolve()] if (directory / MANIFEST_FILE).exists() else []
+    for source in sources:
+        if is_address(source.path):
+            continue
+        place = Path(source.place).resolve()
+        read, folder = place.parent if source.files else place, (directory / source.name).resolve()
+        if folder == read or folder == read.parent and read.name in made:
+            raise ConfigError(f"--out {directory}: the outputs of {source.name} would come into {folder}, among what "
+                              f"is read. Name another folder.")  # fmt: skip
+        if read.name in made and read.parent.parent in homes:
+            raise ConfigError(f"--out {directory}: {read} is an output of an earlier run into this folder, and would "
+                              f"be run in its turn. Name another folder, or sources without it.")  # fmt: skip
+        if trace and Path(trace).resolve() == read:
+            raise ConfigError(f"--trace {trace}: is a source. Name another file.")
 
 
 def sink_settings(overrides: Sequence[str]) -> SinkConfig:

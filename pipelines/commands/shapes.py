@@ -6,9 +6,18 @@ import argparse
 from dataclasses import asdict
 
 from operators.errors import ConfigError, did_you_mean
+from operators.replacing import check_folder
 from pipelines.commands.shared import add_set, counting
 
 HELP = "generate clips of moving shapes with exact masks and ids"
+DESCRIPTION = """Generate clips of moving shapes with exact masks and ids: a YouTube-VIS dataset (DIR/instances.json and
+DIR/JPEGImages/), or encoded videos. The same command gives the same bytes; one that was cut is taken up by the same."""
+EPILOG = """
+examples:
+  maskstream shapes --out data/few --clips 20 --preset easy
+  maskstream shapes --out data/shapes-medium --preset medium --seed 1 --clips 400 --workers 2     what tiny.yaml learnt
+  maskstream shapes --out clips --clips 3 --video h264 --set width=1920 --set height=1080 --set num_frames=120
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +36,7 @@ def execute(args: argparse.Namespace) -> int:
     from operators.shapes import PRESETS, ShapesConfig, write_videos, write_youtube_vis
     from pipelines.config import apply_overrides, build
 
+    check_folder(args.out, "--out")
     if args.preset not in PRESETS:
         raise ConfigError(f"--preset {args.preset}: no such preset.{did_you_mean(args.preset, PRESETS)}")
     settings = apply_overrides(asdict(PRESETS[args.preset]), args.overrides, "--set")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from operators.errors import ConfigError
+from operators.replacing import check_file, check_folder
 
 if TYPE_CHECKING:
     from pipelines.graph import Graph
@@ -33,7 +34,8 @@ def add_set(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Of a command within a command: its parent has the line of help."""
-    parser.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    # suppressed: else it would take back what stood before the inner command
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def add_executor(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +73,13 @@ def add_watching(parser: argparse.ArgumentParser) -> None:
                         "Ray's Prometheus port (docs/observability.md)")  # fmt: skip
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Of commands with `--out` and `--trace`: raises ConfigError, before any work, where they cannot be written."""
+    check_folder(args.out, "--out")
+    if args.trace is not None:
+        check_file(args.trace, "--trace")
+
+
 @dataclass(frozen=True)
 class Looking:
     """What looks on while a graph runs."""
@@ -89,7 +98,7 @@ def watching(args: argparse.Namespace, graph: Graph) -> Iterator[Looking]:
 
     with ExitStack() as stack:
         watches, listeners = [], []
-        if args.trace:
+        if args.trace is not None:
             from pipelines.trace import TraceWriter
 
             writer = TraceWriter(args.trace, graph)
@@ -116,6 +125,8 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    # where there is no terminal it would leave an empty line behind
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

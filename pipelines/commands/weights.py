@@ -40,6 +40,13 @@ examples:
   maskstream weights import centermask2-R-50.pth --release centermask2 --transplant-classes \\
     --network configs/networks/centermask_r50.yaml --out weights/centermask_r50_coco.safetensors
 """
+SHOW = """Tell what a file of weights holds: of one of ours the network, its settings and classes, and where it comes
+from; of a release its tensors, and whose names they have. Nothing in it is executed."""
+SHOW_EPILOG = """
+examples:
+  maskstream weights show models/weights/tiny.safetensors
+  maskstream weights show CrossVIS_R_50_1x.pth --keys          every tensor, by the name that the release gave it
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_debug(make)
     make.set_defaults(command=_import)
     text = "what a file of weights holds, ours or a release's; nothing in it is executed"
-    show = actions.add_parser("show", help=text, description=text, epilog=EXIT_CODES, formatter_class=raw)
+    show = actions.add_parser("show", help=text, description=SHOW, epilog=SHOW_EPILOG + EXIT_CODES, formatter_class=raw)
     show.add_argument("source", metavar="FILE", type=Path, help=".safetensors, .pth, .pt, .bin or .pkl")
     show.add_argument("--keys", action="store_true", help="tell every tensor")
     add_debug(show)
@@ -70,9 +77,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from pipelines.weights import import_release, save_import
+    from pipelines.file_kinds import refuse_for_weights
+    from pipelines.weights import check_out, import_release, save_import
     from pipelines.weights_show import print_import, print_saved
 
+    refuse_for_weights(args.source)
+    check_out(args.source, args.out)
     done = import_release(args.source, args.release, args.network, args.adapt_input, args.transplant_classes)
     print_import(done, args.verbose)
     names = save_import(done, args.out, args.classes, args.keep_proxies)
@@ -81,7 +91,9 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    from pipelines.file_kinds import refuse_for_weights
     from pipelines.weights_show import print_weights
 
+    refuse_for_weights(args.source)
     print_weights(args.source, args.keys)
     return 0

@@ -1,9 +1,11 @@
 """Streams without end in a process of their own, and the memory that they leave behind.
 
-    python -m tests.pipelines.endless_runs NAME FOLDER  ->  {"frames": ..., "grown": bytes since it was warm, at most}
+    python -m tests.pipelines.endless_runs FOLDER       of each NAME that it is given, a line of standard input,
+                                                        {"frames": ..., "grown": bytes since it was warm, at most}
 
 RSS is read while frames go through the stages, each time after all that lies free was given back. In a process of its
-own: in one where thousands of tests ran before, what is kept finds room that they left, or what they held is freed.
+own: in one where thousands of tests ran before, what is kept finds room that they left, or what they held is freed. So
+each run is forked off one that has done nothing but load what all of them use.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +202,7 @@ def network(folder: Path) -> tuple[int, float]:
     graph = graph_of(*names, batching={"streams": 4, "frames": 32}, backbone={"batch": 16}, heads={"batch": 16},
                      **ENDLESS)  # fmt: skip
     context = RunContext(replace(spec, weights=weights), "cpu")
-    return grown(run_local(graph, sources(600, 600, *[20] * 30), context), 600, list(range(800, 1801, 200)))
+    return grown(run_local(graph, sources(400, 400, *[20] * 10), context), 400, list(range(500, 1001, 100)))
 
 
 def identities(folder: Path) -> tuple[int, float]:
@@ -210,7 +213,10 @@ def identities(folder: Path) -> tuple[int, float]:
 def video(folder: Path, prefetch: int = 0) -> tuple[int, float]:
     """A long video is decoded."""
     length = 4000
-    source = Source("long", "video", str(write_video(folder / "long.mp4", count=length, options=FAST)))
+    path = folder / "long.mp4"
+    if not path.exists():
+        write_video(path, count=length, options=FAST)
+    source = Source("long", "video", str(path))
     stage = Decode(DecodeConfig(prefetch=prefetch))
     stage.open("long")
     given, start, most, ended = 0, 0.0, 0.0, False
@@ -231,7 +237,24 @@ def video_ahead(folder: Path) -> tuple[int, float]:
 RUNS = {run.__name__: run for run in (stages, hoard, network, identities, video, video_ahead)}
 
 
+def in_fork(name: str, folder: Path) -> None:
+    """One run, and its line: an empty one where the run failed, which then says on standard error with what."""
+    child = os.fork()
+    if child == 0:
+        try:
+            frames, most = RUNS[name](folder)
+            print(json.dumps({"frames": frames, "grown": most}), flush=True)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        print(flush=True)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    frames, most = RUNS[sys.argv[1]](Path(sys.argv[2]))
-    print(json.dumps({"frames": frames, "grown": most}))
+    gc.freeze()                                 # what is loaded does not grow: looking through it takes half a second
+    for line in sys.stdin:
+        in_fork(line.strip(), Path(sys.argv[1]))

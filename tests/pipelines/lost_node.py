@@ -1,7 +1,8 @@
 """A run on two simulated nodes, one of which is lost half-way: python -m tests.pipelines.lost_node OUT.
 
 The lost node has the first group, so what it gave is lost too, while the calls that gave it are told as done. Another
-one joins. Writes to OUT 'equal' if the results are those of a calm run, 'rewound' if streams were done again.
+one joins. Writes to OUT 'equal' if the results are those of a calm run, 'rewound' if streams were done again,
+'blameless' if no frame was suspected of the death.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from pipelines import crew
 from pipelines.actors import run_actors
 from pipelines.graph import RunContext
 from pipelines.local import run_local
@@ -39,6 +41,13 @@ def main(out: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     lost = cluster.add_node(num_cpus=2, resources={"there": 4})
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    of_node, blamed = crew.of_node, []
+
+    def noted(error: ray.exceptions.RayError) -> bool:
+        blamed.append(not of_node(error))
+        return not blamed[-1]
+
+    crew.of_node = noted
     sources = [source(f"s{i}", length=80) for i in range(3)]
     split = replace(graph(GROUPS, {"frames": 6}, unpack={"side": 400}), recovery=Recovery(snapshot_every=10))
     statuses: list[Status] = []
@@ -50,6 +59,7 @@ def main(out: Path) -> None:
             cluster.add_node(num_cpus=2, resources={"there": 4})
     is_equal = told(given) == told(run_local(graph(unpack={"side": 400}), sources, CPU))
     words = ["equal" if is_equal else "different", "rewound" if statuses[-1].rewinds else "calm"]
+    words.append("blamed" if any(blamed) else "blameless")
     out.write_text(" ".join(words))
     ray.shutdown()
     cluster.shutdown()

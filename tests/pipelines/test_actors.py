@@ -91,4 +91,4 @@ def test_a_node_that_is_lost_costs_no_frame(tmp_path):
     program = [sys.executable, "-m", "tests.pipelines.lost_node", str(tmp_path / "told")]
     done = subprocess.run(program, cwd=CHECKOUT, timeout=110, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "told").read_text() == "equal rewound"
+    assert (tmp_path / "told").read_text() == "equal rewound blameless"

@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
 import types
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,49 +28,64 @@ from tests.operators.small_videos import write_video
 from tests.pipelines.endless_runs import CPU, ENDLESS, ENVIRONMENT, FAST, STATM, graph_of
 
 MB = 1e6
+TIMEOUT_S = 240
 
 
-def run(name: str, folder: Path) -> tuple[int, float]:
-    """Frames that came, and the megabytes by which memory grew."""
+Run = Callable[[str], tuple[int, float]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Iterator[Run]:
+    """Of a run's name: frames that came, and the megabytes by which memory grew."""
     if not STATM.exists():
         pytest.skip("this system does not tell a process its memory")
-    command = [sys.executable, "-m", "tests.pipelines.endless_runs", name, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True,
-                          timeout=240)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}: {seen['frames']} frames, {seen['grown'] / MB:+.1f} MB at most once warm")
-    return seen["frames"], seen["grown"] / MB
+    folder = tmp_path_factory.mktemp("endless")
+    command = [sys.executable, "-m", "tests.pipelines.endless_runs", str(folder)]
+    with open(folder / "said.txt", "w+", encoding="utf-8") as said, subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=said, start_new_session=True) as runs:  # fmt: skip
+
+        def one(name: str) -> tuple[int, float]:
+            print(name, file=runs.stdin, flush=True)
+            ready, _, _ = select.select([runs.stdout], [], [], TIMEOUT_S)
+            line = runs.stdout.readline().strip() if ready else ""
+            assert line, f"{name}: failed, or took longer than {TIMEOUT_S} s:\n{(folder / 'said.txt').read_text()}"
+            seen = json.loads(line)
+            print(f"{name}: {seen['frames']} frames, {seen['grown'] / MB:+.1f} MB at most once warm")
+            return seen["frames"], seen["grown"] / MB
+
+        yield one
+        os.killpg(runs.pid, signal.SIGKILL)         # with a run that took too long
 
 
 @pytest.mark.slow
-def test_twenty_thousand_frames_in_flat_memory(tmp_path):
-    frames, grown = run("stages", tmp_path)
+def test_twenty_thousand_frames_in_flat_memory(run):
+    frames, grown = run("stages")
     assert frames == 20_000
     assert grown < 1, "17,000 frames that leave 64 bytes each"
 
 
-def test_a_stage_that_keeps_a_kilobyte_a_frame_is_found_out(tmp_path):
-    frames, grown = run("hoard", tmp_path)
+def test_a_stage_that_keeps_a_kilobyte_a_frame_is_found_out(run):
+    frames, grown = run("hoard")
     assert frames == 7000 and grown > 5
 
 
-def test_the_network_keeps_nothing_of_frames(tmp_path):
+def test_the_network_keeps_nothing_of_frames(run):
     """Its stages remember nothing, so fewer frames will show it."""
-    frames, grown = run("network", tmp_path)
-    assert frames == 1800
-    assert grown < 1, "a frame's input and maps take 20 kB: 24 MB of 1200"
+    frames, grown = run("network")
+    assert frames == 1000
+    assert grown < 1, "a frame's input and maps take 20 kB: 12 MB of 600"
 
 
-def test_identities_of_a_stream_without_end(tmp_path):
-    frames, grown = run("identities", tmp_path)
+def test_identities_of_a_stream_without_end(run):
+    frames, grown = run("identities")
     assert frames == 600
     assert grown < 1, "an entry of memory takes 5 kB here, of 400 frames; without end there is one every third frame"
 
 
 @pytest.mark.parametrize("name", ["video", "video_ahead"])
-def test_a_long_video_is_decoded_in_flat_memory(tmp_path, name):
-    frames, grown = run(name, tmp_path)
+def test_a_long_video_is_decoded_in_flat_memory(run, name):
+    frames, grown = run(name)
     assert frames == 4000
     assert grown < 1, "its frames together take 59 MB"
 

@@ -114,6 +114,11 @@ def test_a_run_that_breaks_leaves_a_whole_file(tmp_path):
     assert events[-1]["name"] == "stream failed" and events[-1]["args"]["reason"] == "total, a: no"
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.json"]
     writer.close()   # once more does no harm
+    before = path.read_text()
+    with TraceWriter(path, GRAPH) as writer:
+        pass         # a run that is refused, or has nothing to do
+    assert path.read_text() == before and "nothing was run" in writer.note
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_killed_run_leaves_a_part_that_can_be_read(tmp_path):

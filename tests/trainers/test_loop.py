@@ -245,6 +245,23 @@ def test_a_disk_that_fills_up_later_keeps_the_last_good_checkpoint(config, calm,
     assert_same_weights(tmp_path, calm)
 
 
+def test_a_disk_that_is_full_costs_the_evaluation_alone(config, calm, tmp_path, capsys):
+    class Evaluates(Watcher):
+        def due(self, steps_done: int) -> bool:
+            return steps_done == 3
+
+        def score(self, steps_done: int) -> float | None:
+            if self.due(steps_done):
+                (tmp_path / "evaluation.bin").write_bytes(bytes(3_000_000))
+            return None
+
+    with files_up_to(2_000_000):
+        run_worker(prepared(config, tmp_path), Alone(CPU), lambda worker: [Evaluates(), *watchers_of(worker)])
+    assert "After step 3 nothing could be evaluated" in capsys.readouterr().err
+    assert curve(tmp_path) == curve(calm)
+    assert_same_weights(tmp_path, calm)
+
+
 def cut_after(steps: int) -> Callable[[Worker], list[Watcher]]:
     """Watchers of a process that ends when so many steps are done, and their checkpoint is written."""
 

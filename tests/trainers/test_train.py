@@ -104,12 +104,18 @@ def test_prepare_checks_and_makes_the_folder(config, tmp_path):
     pytest.param(["step=3"], ConfigError, "step: no such setting. Did you mean steps?", id="unknown setting"),
     pytest.param(["optimizer.name=lion"], ConfigError, "optimizer.name: expected 'sgd' or 'adamw'", id="optimiser"),
     pytest.param(["steps=0"], ConfigError, "at least 1", id="no step"),
+    pytest.param(["steps=10000000000"], ConfigError, "expected at most 1000000000 and", id="too many steps"),
+    pytest.param(["samples_per_step=99999999"], ConfigError, "samples_per_step 99999999", id="too many samples"),
+    pytest.param(["optimizer.decay_at=[15000, 21000]"], ConfigError, "decay_at is [15000.0, 21000.0], expected shares",
+                 id="decays in steps"),
+    pytest.param(["optimizer.learning_rate=.inf"], ConfigError, "learning_rate: expected a number, got inf", id="inf"),
     pytest.param(["workers.num_workers=0"], ConfigError, "at least 1", id="no worker"),
     pytest.param(["workers.num_workers=3"], ConfigError, "samples_per_step is 4, not a multiple of workers.num_workers",
                  id="pairs that do not divide among the workers"),
     pytest.param(["data.max_interval=-1"], ConfigError, "max_interval", id="T below 0"),
     pytest.param(["data.flip=2"], ConfigError, "flip", id="a probability of 2"),
     pytest.param(["data.threads=0"], ConfigError, "threads", id="no thread"),
+    pytest.param(["seed=99999999999999999999"], ConfigError, "seed is 99999999999999999999, expected 0 to", id="seed"),
     pytest.param(["seed=-1"], ConfigError, "seed", id="a negative seed, which numpy refuses once training has begun"),
 ])  # fmt: skip
 def test_settings_that_are_wrong(config, tmp_path, overrides, error, message):
@@ -135,12 +141,20 @@ def test_every_shipped_run_is_read_from_any_folder_and_names_the_dataset_that_it
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("place, why", [("file", "File exists"), ("file/below", "Not a directory")])
+@pytest.mark.parametrize("place, why", [("file", "is a file; expected a folder"), ("file/below", "cannot be written")])
 def test_what_can_be_no_folder_of_a_run(config, tmp_path, place, why):
     (tmp_path / "file").write_text("somebody's")
-    with pytest.raises(ConfigError, match=f"{tmp_path / place}: cannot be the folder of a run: {why}. Name another by"):
+    with pytest.raises(ConfigError, match=f"--out {tmp_path / place}: {why}"):
         prepare(config, [], tmp_path / place, resume=False)
     assert (tmp_path / "file").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("place", ["data/JPEGImages", "data/JPEGImages/run"])
+def test_a_run_does_not_write_among_its_images(config, place):
+    out = config.parent / place
+    with pytest.raises(ConfigError, match=f"--out {out}: lies in {config.parent}/data/JPEGImages, from which the data"):
+        prepare(config, [], out, resume=False)
+    assert not (out / "fingerprint").exists()
 
 
 def test_a_network_for_another_number_of_classes(config, tmp_path):
@@ -493,7 +507,7 @@ def test_old_checkpoints_are_cleared_away(story):
 def test_more_than_the_cluster_has_is_refused_before_any_worker_starts(story, name, message):
     kind, said, ray_runs = story.told[name]
     assert kind == "ConfigError" and message in said and not ray_runs
-    assert not (story.refused / "metrics.jsonl").exists() and not (story.refused / "report.html").exists()
+    assert not story.refused.exists(), "nothing is left behind"
 
 
 @pytest.mark.gpu
