@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from operators.shapes import PRESETS, write_videos
+from tests.end_to_end.forked import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[..., subprocess.CompletedProcess]
@@ -18,22 +20,22 @@ Command = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="session")
 def maskstream() -> Command:
-    """Runs `maskstream` in a process of its own: maskstream("run", "a.mp4", timeout=60)."""
+    """Runs `maskstream` in a process of its own: maskstream("run", "a.mp4", timeout=60).
 
-    def call(*arguments: object, timeout: float = 120, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-        environment = {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(
-            command, cwd=cwd, timeout=timeout, capture_output=True, text=True, env={**_environment(), **environment}
-        )
+    A process that is to be as the user's from its first import on is begun `afresh`: one of each command, and all that
+    begin a cluster.
+    """
+
+    def call(
+        *arguments: object, timeout: float = 120, cwd: Path = ROOT, afresh: bool = False
+    ) -> subprocess.CompletedProcess:
+        words, environment = list(map(str, arguments)), {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+        if not afresh:
+            return run_forked(words, cwd, environment, timeout)
+        command = [sys.executable, "-m", "pipelines.cli", *words]
+        return subprocess.run(command, cwd=cwd, timeout=timeout, capture_output=True, text=True, env=environment)
 
     return call
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """A whole ablation as a user makes it: two networks, two seeds, real training on generated clips; cut, then resumed.
 
-The command runs in processes of its own, because it begins and ends Ray clusters.
+The command runs in processes of its own, because it begins and ends Ray clusters; what is refused comes before that.
 """
 
 from __future__ import annotations
@@ -173,13 +173,15 @@ def test_weights_are_shared_where_use_alone_differs(story):
 
 
 @pytest.mark.slow
-def test_other_settings_need_another_folder(story):
+def test_other_settings_need_another_folder(maskstream, story):
+    words = ("ablate", "--config", story.folder / "ablation.yaml", "--out", story.out, "--set")
     before = (story.out / "plain-0" / "training.yaml").read_bytes()
-    code, printed = ended(ablate(story.folder / "ablation.yaml", story.out, "--set", "training.steps=9"))
-    assert code == 2 and "scored with other settings. Go on with the same, or use another --out." in printed
+    done = maskstream(*words, "training.steps=9")
+    assert done.returncode == 2
+    assert "scored with other settings. Go on with the same, or use another --out." in done.stderr
     assert (story.out / "plain-0" / "training.yaml").read_bytes() == before, "the file still says what the run was"
-    code, printed = ended(ablate(story.folder / "ablation.yaml", story.out, "--set", "pretraining.steps=9"))
-    assert code == 2 and "pretraining: made with other settings." in printed
+    done = maskstream(*words, "pretraining.steps=9")
+    assert done.returncode == 2 and "pretraining: made with other settings." in done.stderr
 
 
 @pytest.mark.parametrize("more, message", [
@@ -192,7 +194,7 @@ def test_other_settings_need_another_folder(story):
                  "out/plain-0/network.yaml, model.chanels: no such setting. Did you mean channels?",
                  id="unknown setting of the network"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_before_anything_is_made(tmp_path, more, message):
-    code, printed = ended(ablate(written(tmp_path), tmp_path / "out", *more))
-    assert code == 2 and message in printed, printed
+def test_what_is_wrong_is_told_before_anything_is_made(maskstream, tmp_path, more, message):
+    done = maskstream("ablate", "--config", written(tmp_path), "--out", tmp_path / "out", *more)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not (tmp_path / "clips").exists() and not (tmp_path / "out").exists()

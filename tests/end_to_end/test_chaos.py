@@ -32,7 +32,8 @@ def scenario(tmp_path) -> Path:
 def test_the_shipped_graph_stands_it(maskstream, two_videos, scenario, tmp_path):
     out = tmp_path / "out"
     done = maskstream("chaos", "configs/graphs/offline.yaml", two_videos[0], "--scenario", scenario, "--out", out,
-                      "--set", "recovery.snapshot_every=6", "--set", "batching.frames=4", timeout=900)  # fmt: skip
+                      "--set", "recovery.snapshot_every=6", "--set", "batching.frames=4", timeout=900,
+                      afresh=True)  # fmt: skip
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert "PASS" in done.stdout and "26 in = " in done.stdout and "raylet" not in done.stdout + done.stderr
     found = json.loads((out / "chaos.json").read_text())

@@ -50,7 +50,8 @@ def test_split_stats_show(maskstream, shapes, tmp_path):
            for name in ("train", "val", "mini")]                                                   # fmt: skip
     assert ids[0] | ids[1] == set(range(1, 7)) and not ids[0] & ids[1] and ids[2] <= ids[0]
 
-    done = maskstream("dataset", "stats", shapes, "--plots", tmp_path / "plots", "--json", tmp_path / "stats.json")
+    done = maskstream("dataset", "stats", shapes, "--plots", tmp_path / "plots", "--json", tmp_path / "stats.json",
+                      afresh=True)  # fmt: skip
     assert done.returncode == 0 and "144  frames" in done.stdout and "mask / frame" in done.stdout, done.stderr
     numbers = json.loads((tmp_path / "stats.json").read_text())
     assert (numbers["videos"], numbers["frames"]) == (6, 144) and numbers["tracks"] == len(

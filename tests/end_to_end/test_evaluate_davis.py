@@ -34,7 +34,7 @@ def davis(tmp_path):
 
 
 def test_davis(maskstream, davis):
-    done = maskstream("evaluate", "davis", davis / "gt", davis / "results", "--json", davis / "out.json")
+    done = maskstream("evaluate", "davis", davis / "gt", davis / "results", "--json", davis / "out.json", afresh=True)
     assert done.returncode == 0, done.stderr
     written = json.loads((davis / "out.json").read_text())
     assert [key for key in written if key in METRICS] == list(METRICS)

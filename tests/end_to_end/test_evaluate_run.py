@@ -37,7 +37,8 @@ def test_results_then_scores(maskstream, truth, tmp_path):
 @pytest.mark.slow
 def test_on_ray_the_same(maskstream, truth, tmp_path):
     for executor in ("local", "ray"):
-        done = maskstream("evaluate", "run", TINY, truth, "--executor", executor, "--out", tmp_path / executor)
+        done = maskstream("evaluate", "run", TINY, truth, "--executor", executor, "--out", tmp_path / executor,
+                          afresh=executor == "ray")  # fmt: skip
         assert done.returncode == 0, done.stderr
     local, ray = ((tmp_path / executor / "results.json").read_bytes() for executor in ("local", "ray"))
     assert local == ray

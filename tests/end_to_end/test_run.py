@@ -31,13 +31,14 @@ def lines_of(path: Path) -> list[dict]:
 def local_run(maskstream, two_videos, tmp_path_factory) -> Path:
     """Both videos at once through the in-process executor, all outputs."""
     out = tmp_path_factory.mktemp("local")
-    done = maskstream("run", *two_videos, "--out", out)
+    done = maskstream("run", *two_videos, "--out", out, afresh=True)
     assert done.returncode == 0, done.stderr
     return out
 
 
 def test_both_executors_give_the_same_bytes(maskstream, two_videos, local_run, tmp_path):
-    done = maskstream("run", *two_videos, "--out", tmp_path, "--executor", "ray", "--save", "jsonl", timeout=180)
+    done = maskstream("run", *two_videos, "--out", tmp_path, "--executor", "ray", "--save", "jsonl", timeout=180,
+                      afresh=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     for video in two_videos:
         name = f"{video.stem}/tracks.jsonl"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from trainers.pairs import PairSampler
 
 pytestmark = pytest.mark.slow
 
-STEPS = 50
+STEPS = 32
 
 NIGHT = """
 import json, os, signal, subprocess, sys, time
@@ -68,7 +70,9 @@ def workers(node):
                 found.append(int(name))
     return found
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}     # Ray's own: every three seconds
+head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quick}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 other = cluster.add_node(num_cpus=1)
 driver = start()
 until(lambda: step() >= 5, driver)
@@ -138,18 +142,25 @@ def given(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def night(given) -> dict:
+def pair(given, tmp_path_factory) -> Iterator[Future[str]]:
+    """Begun before the night, whose processes wait for each other for the greater part of it."""
+    script = tmp_path_factory.mktemp("script") / "pair.py"          # spawned processes read it again
+    script.write_text(PAIR)
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(in_own_process, str(script), json.dumps(given))
+
+
+@pytest.fixture(scope="module")
+def night(given, pair) -> dict:
     printed = in_own_process("-c", NIGHT, json.dumps(given))
     assert Path(given["told.json"]).exists(), f"the night ended early:\n{printed}"
     return json.loads(Path(given["told.json"]).read_text())
 
 
 @pytest.fixture(scope="module")
-def calm(given, tmp_path_factory) -> Path:
+def calm(given, pair) -> Path:
     """The same run by two processes of torch alone; they then train with a rate that no network survives."""
-    script = tmp_path_factory.mktemp("script") / "pair.py"          # spawned processes read it again
-    script.write_text(PAIR)
-    printed = in_own_process(str(script), json.dumps(given))
+    printed = pair.result()
     assert (Path(given["calm"]) / "weights.safetensors").exists(), printed
     return Path(given["calm"])
 

@@ -42,7 +42,7 @@ def released(tmp_path) -> Path:
 def test_import_show_run(maskstream, two_videos, released, tmp_path):
     out = tmp_path / "weights" / "crossvis.safetensors"
     words = ("--network", network_file(tmp_path), "--out", out)
-    done = maskstream("weights", "import", "--release", "crossvis", released, *words)
+    done = maskstream("weights", "import", "--release", "crossvis", released, *words, afresh=True)
     assert done.returncode == 0, done.stderr
     assert "391      used" in done.stdout and "classes: person, giant_panda, lizard, .. (40 in all)" in done.stdout
     read, keys = read_weights(out), releases.crossvis(SIZES)
