@@ -116,11 +116,11 @@ def _network(path: str, where: str) -> NetworkSpec:
 
 
 def _check_apart(job: Job) -> None:
-    """Raises ConfigError for a folder among the dataset's images or videos: what is written would come among them."""
-    data, out = job.config.data, job.out.resolve()
-    for root in (data.image_root, data.videos):
-        if root is not None and Path(root).resolve() in (out, *out.parents):
-            raise ConfigError(f"--out {job.out}: lies in {root}, from which the dataset is read. Name another folder.")
+    """Raises ConfigError for the folder of the dataset's images or videos itself. One below it is fine: what is read
+    is what annotations name."""
+    for root in (job.config.data.image_root, job.config.data.videos):
+        if root is not None and Path(root).resolve() == job.out.resolve():
+            raise ConfigError(f"--out {job.out}: the dataset's images or videos are there. Name another folder.")
 
 
 def _check_settings(job: Job, resume: bool) -> None:

@@ -42,7 +42,7 @@ from trainers.frames import FrameIndex
 from trainers.log import Log
 from trainers.pairs import PairDraw, PairSampler
 from trainers.step import Average, OptimizerConfig, learning_rate, make_optimizer
-from trainers.train import prepare
+from trainers.train import checked, prepare
 from trainers.watch import Step
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,12 +149,13 @@ def test_what_can_be_no_folder_of_a_run(config, tmp_path, place, why):
     assert (tmp_path / "file").read_text() == "somebody's"
 
 
-@pytest.mark.parametrize("place", ["data/JPEGImages", "data/JPEGImages/run"])
-def test_a_run_does_not_write_among_its_images(config, place):
-    out = config.parent / place
-    with pytest.raises(ConfigError, match=f"--out {out}: lies in {config.parent}/data/JPEGImages, from which the data"):
-        prepare(config, [], out, resume=False)
-    assert not (out / "fingerprint").exists()
+def test_a_run_does_not_write_into_the_folder_of_its_images(config):
+    """One below it is a run's own: a dataset may lie at the top of what a cluster shares."""
+    images = config.parent / "data" / "JPEGImages"
+    with pytest.raises(ConfigError, match=f"--out {images}: the dataset's images or videos are there"):
+        prepare(config, [], images, resume=False)
+    assert not (images / "fingerprint").exists()
+    checked(config, [], images / "runs" / "first", resume=False)
 
 
 def test_a_network_for_another_number_of_classes(config, tmp_path):
