@@ -35,17 +35,20 @@ KEPT = 256
 WAIT_S = 0.4
 """Longest wait of a question: so late, at most, is a new client's stream asked for too."""
 FRESH_S = 0.4
+PACE_S = 0.02
+"""Between two questions to the registry, however many clients ask how things stand this moment."""
 NOW = 1 << 62
 DOWN = (ray.exceptions.RayError, RayServeException)
 
 
 class View:
-    """What the registry says, not older than FRESH_S."""
+    """What the registry says, not older than FRESH_S, or than a caller bears: 0.0 holds whatever was done before the
+    call, also by another process. Who asks meanwhile shares the next question."""
 
     def __init__(self, app: str) -> None:
         self._app = app
         self._asking: asyncio.Future[None] | None = None
-        self._at = -math.inf
+        self._at = self._asked_at = -math.inf
         self._overview = Overview((), {}, 0, 0)
         self.closing = False
         """The server, or this process of it, ends."""
@@ -60,7 +63,8 @@ class View:
         return self._overview
 
     async def _ask(self) -> None:
-        at = time.monotonic()
+        await asyncio.sleep(self._asked_at + PACE_S - time.monotonic())
+        at = self._asked_at = time.monotonic()
         self._overview = await call_registry(self._app, "overview")
         self._at = at
         self.closing = self.closing or self._overview.closing

@@ -87,7 +87,7 @@ class NewStream(BaseModel):
 @router.get("/streams")
 async def streams(request: Request) -> JSONResponse:
     """{"streams": [Status, ...]} in the order in which they were registered."""
-    overview = await request.app.state.backend.view.overview(0.2)
+    overview = await request.app.state.backend.view.overview(0.0)
     return JSONResponse({"streams": list(overview.statuses)})
 
 
@@ -106,7 +106,7 @@ async def register(request: Request, new: NewStream) -> JSONResponse:
 @router.get("/streams/{stream}")
 async def status(request: Request, stream: str) -> JSONResponse:
     """Its Status; 404."""
-    return JSONResponse(await request.app.state.backend.view.status(stream, 0.2))
+    return JSONResponse(await request.app.state.backend.view.status(stream, 0.0))
 
 
 @router.delete("/streams/{stream}")
@@ -120,7 +120,7 @@ async def tracks(request: Request, stream: str, after: Annotated[int | None, Que
     """Results as newline-delimited JSON, or as server-sent events with `Accept: text/event-stream`, until the stream
     ends. `after`: those of later frames that are still known, first; without it from now on. 404."""
     backend = request.app.state.backend
-    await backend.view.status(stream)
+    await backend.view.status(stream, 0.0)
     lines = backend.hub.lines(stream, after)
     if "text/event-stream" in request.headers.get("accept", ""):
         return StreamingResponse(_events(lines), media_type="text/event-stream", headers=NO_BUFFER)
@@ -133,7 +133,7 @@ async def overlay(
 ) -> StreamingResponse:
     """Motion JPEG: the newest frame with masks, ids and labels, at most `fps` a second. 404."""
     backend = request.app.state.backend
-    await backend.view.status(stream)
+    await backend.view.status(stream, 0.0)
     most = min(fps or backend.config.overlay_fps, backend.config.overlay_fps)
     pictures = backend.hub.pictures(stream, most)
     kind = f"multipart/x-mixed-replace; boundary={BOUNDARY}"

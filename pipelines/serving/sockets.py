@@ -45,7 +45,7 @@ async def tracks(socket: WebSocket, stream: str, after: Annotated[int | None, Qu
     backend = socket.app.state.backend
     await socket.accept()
     try:
-        await backend.view.status(stream)
+        await backend.view.status(stream, 0.0)
         gone = asyncio.ensure_future(_until_gone(socket))
         try:
             async with contextlib.aclosing(backend.hub.lines(stream, after)) as batches:
@@ -69,7 +69,7 @@ async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"
     backend = socket.app.state.backend
     await socket.accept()
     try:
-        status = await backend.view.status(stream)
+        status = await backend.view.status(stream, 0.0)
         if status["kind"] != "push":
             await _tell(socket, f"The stream '{stream}' is pulled from its address; nothing can be pushed into it.")
             await _close(socket, NOT_PUSHED)

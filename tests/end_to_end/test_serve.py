@@ -210,6 +210,17 @@ def test_refusals(server: Server) -> None:
     assert closed.value.rcvd.code == 4404
 
 
+def test_every_process_of_the_server_knows_what_was_done_to_another(server: Server) -> None:
+    for _ in range(25):                                     # each request goes to either of the two ingresses
+        assert server.add("new").status_code == 201
+        assert [status["id"] for status in server.get("/streams").json()["streams"]] == ["new"]
+        assert server.get("/streams/new").status_code == 200
+        assert server.remove("new").status_code == 200
+        assert server.get("/streams").json() == {"streams": []}
+        assert server.get("/streams/new").status_code == 404
+        assert server.get("/streams/new/tracks").status_code == 404
+
+
 def test_the_plan_is_full(server: Server) -> None:
     for number in range(6):
         assert server.add(f"pushed-{number}").status_code == 201
