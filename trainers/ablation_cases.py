@@ -22,6 +22,7 @@ from operators.draw import draw_tracks
 from operators.formats import Categories
 from operators.hard_cases import Case, Kind, Outcome, find_cases, ids_of, judge, track_at
 from operators.records import FrameTracks
+from operators.replacing import replacing
 from operators.youtube_vis_data import Dataset, read_dataset
 from operators.youtube_vis_results import Result, parse_results, read_results
 from pipelines.evaluation import RESULTS_FILE
@@ -122,10 +123,9 @@ def draw_case(dataset: Dataset, case: Case, found: Sequence[Found], path: Path) 
             axis.set_title(f"frame {frame}", fontsize=8)
         row[0].set_ylabel(label, fontsize=8)
     figure.suptitle(f"{TITLES[case.kind]}: {case.video.name}", fontsize=10)
-    partial = path.with_name("partial-" + path.name)
-    figure.savefig(partial, dpi=110)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=110, format=path.suffix[1:])
     plt.close(figure)
-    partial.replace(path)
 
 
 def _frames(case: Case) -> list[int]:

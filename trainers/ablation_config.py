@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from operators.errors import ConfigError, did_you_mean
+from operators.replacing import replacing
 from pipelines.config import apply_overrides, build, load_yaml, resolve
 from pipelines.evaluation import GRAPH
 from pipelines.file_kinds import load_settings
@@ -257,6 +258,5 @@ def _absolute(data: dict[str, Any]) -> dict[str, Any]:
 
 def _write(path: Path, mapping: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(mapping, sort_keys=False))
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_text(yaml.safe_dump(mapping, sort_keys=False))

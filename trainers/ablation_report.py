@@ -22,6 +22,7 @@ import matplotlib
 import numpy as np
 import torch
 
+from operators.replacing import replacing
 from trainers.ablation_config import AblationConfig, Row, Table
 
 matplotlib.use("Agg")
@@ -121,10 +122,9 @@ def plot(tables: list[tuple[Table, list[Line]]], path: Path) -> None:
         axes = part.subplots(1, len(shelf), squeeze=False, gridspec_kw={"width_ratios": widths})
         for axis, i in zip(axes[0], shelf, strict=True):
             _panel(axis, *tables[i])
-    partial = path.with_name("partial-" + path.name)
-    figure.savefig(partial, dpi=120)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120, format=path.suffix[1:])
     plt.close(figure)
-    os.replace(partial, path)
 
 
 def in_rows(widths: list[int], most: int = MAX_BARS) -> list[list[int]]:
@@ -190,6 +190,5 @@ def _wrapped(label: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with replacing(path) as part:
+        part.write_text(text)

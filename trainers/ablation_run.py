@@ -8,14 +8,14 @@ State:  the folder: a run that was cut goes on from its last checkpoint, a train
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from operators.replacing import replacing
 from pipelines.evaluation import EvaluationPlan, evaluate_network
 from pipelines.networks import read_network
 from trainers.ablation_config import NETWORK_FILE, SCORES_FILE, TRAINING_FILE, GeneratedData, Run
@@ -49,11 +49,6 @@ def run_one(run: Run, held_out: GeneratedData, fingerprint: str, num_cpus: int, 
         **{name: found.scores[name] for name in METRICS}, **asdict(found.switches),
         "training_s": round(trained - began, 1), "evaluation_s": round(time.perf_counter() - trained, 1),
     }  # fmt: skip
-    _commit(run.folder / SCORES_FILE, scores)
+    with replacing(run.folder / SCORES_FILE) as part:
+        part.write_text(json.dumps(scores, indent=1) + "\n")
     return scores
-
-
-def _commit(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)

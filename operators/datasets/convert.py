@@ -46,7 +46,7 @@ FORMATS: dict[str, FormatKind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What is taken along, and what some formats want to be told. Those of other formats are not looked at."""
+    """What is taken along, and what some formats want to be told; `convert` refuses what another format is told."""
 
     images: ImageMode = "none"
     """Take the images along as symbolic links, as copies, or not at all."""
@@ -64,6 +64,13 @@ class ConvertOptions:
     """To DAVIS: frames 00000 and on, whatever the images are called."""
     mots_ids: IdRule = "annotation"
     """To MOTS: the annotation's id, or class * 1000 + number."""
+
+
+ONLY: dict[str, tuple[Literal["from", "to"], Source]] = {
+    "subset": ("from", "davis"), "frames": ("from", "coco"), "mapped": ("from", "open-images"),
+    "class_names": ("from", "mots"), "renumber": ("to", "davis"), "mots_ids": ("to", "mots"),
+}  # fmt: skip
+"""Options that one format alone looks at."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,13 @@ def convert(
     """Convert a whole dataset; `progress` is called with videos done and videos in all.
 
     A JSON replaces one of its name, a folder must be new; the input is never touched. A dataset without videos gives
-    one without videos. Raises DatasetError for input that cannot be used, ConfigError for an output that cannot.
+    one without videos. Raises DatasetError for input that cannot be used, ConfigError for an output that cannot, and
+    for an option of another format.
     """
     options, out = options or ConvertOptions(), Path(out)
     if target not in get_args(Format):
         raise ConfigError(f"no format is called '{target}'.{did_you_mean(target, FORMATS)}")
+    _check_options(options, {"from": source, "to": target})
     check_output(Path(source_path), out)
     totals = _Totals()
     truth = open_truth(source_path, source, options)
@@ -135,6 +144,14 @@ def convert(
         write_coco(truth, out, options.images, progress=progress)
     return Converted(totals.videos, totals.frames, totals.tracks, totals.masks, tuple(truth.notes.lines()),
                      truth.notes.number(MISSING_IMAGES))                                           # fmt: skip
+
+
+def _check_options(options: ConvertOptions, formats: dict[str, str]) -> None:
+    plain = ConvertOptions()
+    for name, (side, wanted) in ONLY.items():
+        if getattr(options, name) != getattr(plain, name) and formats[side] != wanted:
+            option = {"class_names": "classes"}.get(name, name).replace("_", "-")
+            raise ConfigError(f"--{option}: is for --{side} {wanted} alone; this is --{side} {formats[side]}.")
 
 
 class _Totals:

@@ -59,7 +59,8 @@ def execute(args: argparse.Namespace) -> int:
     (check_folder if args.target_format in ("davis", "mots") else check_file)(args.out, "OUT")
     options = ConvertOptions(
         images=args.images, image_root=args.image_root, subset=args.subset, frames=args.frames,
-        mapped=args.mapped, class_names=class_names(args.classes), renumber=args.renumber, mots_ids=args.mots_ids,
+        mapped=args.mapped, class_names=class_names(args.classes) or None, renumber=args.renumber,
+        mots_ids=args.mots_ids,
     )  # fmt: skip
     with counting("videos") as progress:
         done = convert(args.source, args.out, args.source_format, args.target_format, options, progress)

@@ -59,11 +59,11 @@ def write_images(folder: Path, videos: list[dict]) -> None:
             Image.fromarray(picture).save(folder / name, format="PNG")
 
 
-def there_and_back(path: Path, folder: Path, by: Format, options=None) -> Truth:
-    """The file converted to another format and back to YouTube-VIS."""
+def there_and_back(path: Path, folder: Path, by: Format, there=None, back=None) -> Truth:
+    """The file converted to another format and back to YouTube-VIS, with options of the ways `there` and `back`."""
     middle = folder / ("middle.json" if by == "coco" else "middle")
-    convert(path, middle, "youtube-vis", by, options)
-    convert(middle, folder / "back.json", by, "youtube-vis", options)
+    convert(path, middle, "youtube-vis", by, there)
+    convert(middle, folder / "back.json", by, "youtube-vis", back)
     return open_youtube_vis(folder / "back.json")
 
 

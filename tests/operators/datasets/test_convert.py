@@ -46,6 +46,22 @@ def test_nothing(tmp_path, by):
         assert list(there_and_back(path, tmp_path, by)) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "to", "said"),
+    [
+        (ConvertOptions(frames=2), "ovis", "--frames: is for --from coco alone; this is --from youtube-vis."),
+        (ConvertOptions(subset="val"), "davis", "--subset: is for --from davis alone; this is --from youtube-vis."),
+        (ConvertOptions(class_names={1: "car"}), "mots", "--classes: is for --from mots alone"),
+        (ConvertOptions(mots_ids="class"), "davis", "--mots-ids: is for --to mots alone; this is --to davis."),
+        (ConvertOptions(renumber=True), "mots", "--renumber: is for --to davis alone; this is --to mots."),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_format_is_refused(path, tmp_path, options, to, said):
+    with pytest.raises(ConfigError) as error:
+        convert(path, tmp_path / "out", "youtube-vis", to, options)
+    assert said in str(error.value) and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("by", ["youtube-vis", "ovis"])
 def test_json_and_back_is_equal(path, tmp_path, by):
     back = there_and_back(path, tmp_path, by)
@@ -67,7 +83,7 @@ def test_mots_and_back_keeps_all_masks_and_ids(path, tmp_path):
     raw = json.loads(path.read_text())
     raw["annotations"].append(track(50, 9, [C, C, np.zeros((6, 8), bool)], 2))      # over both others; no pixel
     path.write_text(json.dumps(raw))
-    back = there_and_back(path, tmp_path, "mots", ConvertOptions(class_names={1: "cat", 2: "dog"}))
+    back = there_and_back(path, tmp_path, "mots", back=ConvertOptions(class_names={1: "cat", 2: "dog"}))
     found = {name: sorted(tracks) for name, *_, tracks in content(back)}
     for name, _, _, tracks in content(open_youtube_vis(path)):
         assert found[name] == sorted(track for track in tracks if track[0] != 99), name
