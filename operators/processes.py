@@ -12,6 +12,7 @@ too would only print where it stood.
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -38,14 +39,15 @@ def in_processes(
     pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=get_context("spawn"), initializer=initializer)
     try:
         with _deaf():
-            results = pool.map(work, parts)     # here the processes start
-        yield from results
+            results = deque(pool.submit(work, part) for part in parts)      # here the processes start
+        while results:
+            yield results.popleft().result()        # which is kept no longer
     except BaseException:
         for process in list((pool._processes or {}).values()):  # by a public name from Python 3.14 on
             process.terminate()
-        raise
+        raise           # nothing is cancelled: Python's pool prints a traceback where it fails what was cancelled
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from operators.processes import in_processes
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = """
 import sys, time
+from concurrent.futures import ProcessPoolExecutor
 from operators.processes import in_processes
 
 def work(part):
@@ -20,9 +21,14 @@ def work(part):
     sys.stdout.flush()
     time.sleep(60)
 
+def late(pool, shutdown=ProcessPoolExecutor.shutdown, **options):
+    time.sleep(0.5)     # as on a busy machine: the pool sees that its processes died before it hears that it ends
+    shutdown(pool, **options)
+
 if __name__ == "__main__":
+    ProcessPoolExecutor.shutdown = late
     try:
-        list(in_processes(work, range(5), 2))
+        list(in_processes(work, range(50), 2))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
 """
