@@ -64,6 +64,8 @@ class StageKind:
     settings: type
     """Dataclass of its settings."""
     build: Callable[[Any, RunContext], Stage]
+    check: Callable[[Any, RunContext], Any] | None = None
+    """Raises ConfigError where `build` would for the network that is named: before weights, processes and nodes."""
     stateful: bool = False
     """It is a StreamStage: it remembers, so all frames of one stream must reach the same replica."""
     on_device: bool = False
@@ -102,6 +104,12 @@ class Graph:
     def keyed(self, placement: Placement) -> bool:
         """Whether the group remembers, so that streams must be pinned to its replicas."""
         return any(stage.kind.stateful for stage in self.group(placement))
+
+    def check(self, context: RunContext) -> None:
+        """Raises ConfigError where a stage is none for the network, before anything is loaded or started."""
+        for stage in self.stages:
+            if stage.kind.check is not None:
+                stage.kind.check(stage.settings, context)
 
     def placed(self, num_cpus: float, num_gpus: float) -> Graph:
         """The same graph with every 'auto' replaced by a share of what there is.

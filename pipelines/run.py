@@ -81,6 +81,7 @@ def run(
     outputs closed.
     """
     refuse_live(graph)
+    graph.check(context)
     observer = observer or Observer()
     unusable = [SourceSummary(getattr(error, "source", "?"), state="failed", note=str(error)) for error in errors]
     start, meter, interrupts = _executor(executor, address), Meter(graph), Interrupts()

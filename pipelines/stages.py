@@ -81,6 +81,10 @@ def _preprocess(settings: PreprocessConfig, context: RunContext) -> Preprocess:
     return Preprocess(_spec(context).config.input, str(choose_device(context.device)), settings.threads)
 
 
+def _has_network(settings: BatchConfig, context: RunContext) -> None:
+    _spec(context)
+
+
 def _backbone(settings: BatchConfig, context: RunContext) -> Backbone:
     network, device = _network(context)
     return Backbone(network, settings, device)
@@ -97,6 +101,12 @@ def _neighbours(settings: NeighboursConfig, context: RunContext) -> Neighbours:
 
 
 def _heads(settings: BatchConfig, context: RunContext) -> Heads:
+    spec = _for_heads(settings, context)
+    network, device = _network(context)
+    return Heads(network, settings, DETECTORS[spec.name].of(spec.detect), device)
+
+
+def _for_heads(settings: BatchConfig, context: RunContext) -> NetworkSpec:
     spec = _spec(context)
     detector = DETECTORS[spec.name]
     if detector.remembers:
@@ -114,23 +124,25 @@ def _heads(settings: BatchConfig, context: RunContext) -> Heads:
             f"{spec.where}: '{spec.name}' fuses each frame with the one before, so the graph needs the stages "
             f"'previous' and 'relate' instead of 'heads' and 'associate'. Take --graph {TLTM_GRAPH}."
         )
-    network, device = _network(context)
-    return Heads(network, settings, detector.of(spec.detect), device)
+    return spec
 
 
 def _previous(settings: NoSettings, context: RunContext) -> Previous:
+    _for_previous(settings, context)
+    return Previous(choose_device(context.device))
+
+
+def _for_previous(settings: NoSettings, context: RunContext) -> None:
     spec = _spec(context)
     if not spec.fuses:
         raise ConfigError(
             f"{spec.where}: the graph has a 'previous' stage, but this network fuses no frame with the one before. "
             f"Take --graph {BASELINE_GRAPH}, or a network such as tltm with model.fuser set, and its weights."
         )
-    return Previous(choose_device(context.device))
 
 
 def _relate(settings: RelateConfig, context: RunContext) -> Relate:
-    spec = _spec(context)
-    name = _relate_rule(settings, spec)
+    spec, name = _for_relate(settings, context)
     network, device = _network(context)
     if name == "boxes":
         rule = ByBoxes(settings.boxes)
@@ -142,16 +154,24 @@ def _relate(settings: RelateConfig, context: RunContext) -> Relate:
     return Relate(network, settings, DETECTORS[spec.name].of(spec.detect), rule, device, spec.fuses)
 
 
+def _for_relate(settings: RelateConfig, context: RunContext) -> tuple[NetworkSpec, RelateRule]:
+    return _spec(context), _relate_rule(settings, _spec(context))
+
+
 def _identify(settings: IdentifyConfig, context: RunContext) -> Identify:
+    spec = _for_identify(settings, context)
+    network, device = _network(context)
+    return Identify(network, settings, DETECTORS[spec.name].of(spec.detect), device, spec.detect.min_visible)
+
+
+def _for_identify(settings: IdentifyConfig, context: RunContext) -> NetworkSpec:
     spec = _spec(context)
-    detector = DETECTORS[spec.name]
-    if not detector.remembers:
+    if not DETECTORS[spec.name].remembers:
         raise ConfigError(
             f"{spec.where}: the graph has an 'identify' stage, but '{spec.name}' remembers nothing. Take a graph with "
             f"'heads' and 'associate', as configs/graphs/offline.yaml, or name a network such as iai_condinst."
         )
-    network, device = _network(context)
-    return Identify(network, settings, detector.of(spec.detect), device, spec.detect.min_visible)
+    return spec
 
 
 def _windows(settings: WindowsConfig, context: RunContext) -> Windows:
@@ -163,14 +183,21 @@ def _windows(settings: WindowsConfig, context: RunContext) -> Windows:
 
 
 def _tubes(settings: ClipBatchConfig, context: RunContext) -> FindTubes:
-    spec = _sees_clips(_spec(context), "tubes")
+    spec = _for_tubes(settings, context)
     network, device = _network(context)
     return FindTubes(network, settings, DETECTORS[spec.name].of(spec.detect), device)
 
 
+def _for_tubes(settings: ClipBatchConfig, context: RunContext) -> NetworkSpec:
+    return _sees_clips(_spec(context), "tubes")
+
+
 def _track_tubes(settings: ClipTrackConfig, context: RunContext) -> TrackTubes:
-    spec = _sees_clips(_spec(context), "track_tubes")
-    return TrackTubes(settings, spec.config.masks, choose_device(context.device))
+    return TrackTubes(settings, _for_track_tubes(settings, context).config.masks, choose_device(context.device))
+
+
+def _for_track_tubes(settings: ClipTrackConfig, context: RunContext) -> NetworkSpec:
+    return _sees_clips(_spec(context), "track_tubes")
 
 
 def _sees_clips(spec: NetworkSpec, stage: str) -> NetworkSpec:
@@ -272,20 +299,23 @@ STAGES = {
     "decode": StageKind("operator", Pull, Frame, DecodeConfig, _decode, stateful=True, mixes=True),
     "receive": StageKind("operator", Pull, Frame, LiveConfig, _receive, stateful=True, mixes=True),
     "preprocess": StageKind("operator", Frame, Image, PreprocessConfig, _preprocess, on_device=True),
-    "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, on_device=True),
-    "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, stateful=True),
-    "previous": StageKind("operator", Features, Features, NoSettings, _previous, stateful=True, on_device=True,
-                          mixes=True),
-    "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, on_device=True),
-    "windows": StageKind("operator", Features, ClipFeatures, WindowsConfig, _windows, stateful=True, mixes=True),
-    "tubes": StageKind("network", ClipFeatures, ClipTubes, ClipBatchConfig, _tubes, on_device=True),
-    "track_tubes": StageKind("operator", ClipTubes, FrameDetections, ClipTrackConfig, _track_tubes, stateful=True,
-                             on_device=True, mixes=True),
-    "identify": StageKind("network", Features, FrameDetections, IdentifyConfig, _identify, stateful=True,
+    "backbone": StageKind("network", Image, Features, BatchConfig, _backbone, _has_network, on_device=True),
+    "neighbours": StageKind("operator", Features, Features, NeighboursConfig, _neighbours, _neighbours,
+                            stateful=True),
+    "previous": StageKind("operator", Features, Features, NoSettings, _previous, _for_previous, stateful=True,
                           on_device=True, mixes=True),
-    "relate": StageKind("network", Features, FrameDetections, RelateConfig, _relate, stateful=True, on_device=True,
-                        mixes=True),
-    "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, stateful=True),
+    "heads": StageKind("network", Features, FrameDetections, BatchConfig, _heads, _for_heads, on_device=True),
+    "windows": StageKind("operator", Features, ClipFeatures, WindowsConfig, _windows, _windows, stateful=True,
+                         mixes=True),
+    "tubes": StageKind("network", ClipFeatures, ClipTubes, ClipBatchConfig, _tubes, _for_tubes, on_device=True),
+    "track_tubes": StageKind("operator", ClipTubes, FrameDetections, ClipTrackConfig, _track_tubes, _for_track_tubes,
+                             stateful=True, on_device=True, mixes=True),
+    "identify": StageKind("network", Features, FrameDetections, IdentifyConfig, _identify, _for_identify, stateful=True,
+                          on_device=True, mixes=True),
+    "relate": StageKind("network", Features, FrameDetections, RelateConfig, _relate, _for_relate, stateful=True,
+                        on_device=True, mixes=True),
+    "associate": StageKind("operator", FrameDetections, FrameDetections, AssociateConfig, _associate, _associate,
+                           stateful=True),
     "encode_masks": StageKind("operator", FrameDetections, FrameTracks, NoSettings, _encode_masks, on_device=True),
 }
 """Written out by hand: the lookup of a graph, the error for a wrong name, and the tests all read it."""

@@ -94,7 +94,7 @@ def print_stats(stats: Stats) -> None:
     console.print()
     console.print(categories)
     if stats.unused:
-        console.print(f"{len(stats.unused)} categories without tracks.")
+        console.print(f"Categories without tracks: {len(stats.unused)}.")
     if stats.occlusion is None:
         console.print("No occlusion labels: the overlap of boxes stands in for them.")
     for note in stats.notes:

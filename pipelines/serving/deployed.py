@@ -51,7 +51,9 @@ def deployed(config: ServeConfig, num_cpus: float, num_gpus: float) -> Deployed:
         spec = replace(spec, weights=spec.weights.absolute())
     file = config.graph or default_graph(spec)
     graph = live(load_graph(LIVE_GRAPHS.get(file, file), STAGES, changes))
-    return Deployed(replicated(graph, config.replicas).placed(num_cpus, num_gpus), RunContext(spec, config.device))
+    context = RunContext(spec, config.device)
+    graph.check(context)
+    return Deployed(replicated(graph, config.replicas).placed(num_cpus, num_gpus), context)
 
 
 class FromClient(Pushed):

@@ -360,8 +360,9 @@ def test_the_causal_form_sees_the_same_past(network, videos, tmp_path):
 def test_neighbours_without_calibration_are_told_before_any_work(network, videos, tmp_path):
     path = tmp_path / "plain.yaml"
     path.write_text(yaml.safe_dump({"network": "crossvis", "model": {"num_classes": 3}}))
-    with pytest.raises(ConfigError, match="plain.yaml: .*'neighbours' stage, but this network has no calibration"):
-        STAGES["neighbours"].build(NeighboursConfig(), RunContext(read_network(path)))
+    for step in (STAGES["neighbours"].build, STAGES["neighbours"].check):
+        with pytest.raises(ConfigError, match="plain.yaml: .*'neighbours' stage, but this network has no calibration"):
+            step(NeighboursConfig(), RunContext(read_network(path)))
 
 
 def test_the_shipped_network_and_graph_belong_together():

@@ -179,8 +179,12 @@ def test_every_clip_network_has_its_graph(path):
                  "overlap is 2, expected less than the network's clip_length, 2", id="an overlap that is too long"),
 ])
 def test_stages_and_networks_that_do_not_fit(tmp_path, path, name, settings, message):
+    spec, graph = spec_of(tmp_path, **settings), graph_of(path)
     with pytest.raises(ConfigError, match=message):
-        built(graph_of(path), name, spec_of(tmp_path, **settings))
+        built(graph, name, spec)
+    alone = replace(graph, stages=tuple(stage for stage in graph.stages if stage.name == name))
+    with pytest.raises(ConfigError, match=message):
+        alone.check(RunContext(spec))
 
 
 @pytest.mark.parametrize("path, settings, message", [

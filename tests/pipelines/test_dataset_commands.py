@@ -36,5 +36,5 @@ def test_names_of_classes_are_printed_as_they_are(tmp_path, capsys):
     row = CategoryStats(tracks=1, masks=2, videos=1, mean_length=2.0, median_size=0.125)
     print_stats(Stats({"videos": 1}, {}, {"no_occlusion": 5}, values, {name: row}, ("dog",), ("Another.",)))
     told = capsys.readouterr().out
-    assert name in told and "12.50%" in told and "1 categories without tracks." in told and "Another." in told
+    assert name in told and "12.50%" in told and "Categories without tracks: 1" in told and "Another." in told
     assert "masks labelled no occlusion" in told and "stands in" not in told

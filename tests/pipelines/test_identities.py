@@ -122,9 +122,11 @@ def test_the_stage_has_the_network_its_detector_and_the_graphs_settings(trained)
                  "'crossvis' remembers nothing. .*offline.yaml", id="another network"),
 ])
 def test_stages_and_networks_that_do_not_fit(tmp_path, path, name, settings, message):
-    stage = stage_of(graph_of(path), name)
+    stage, context = stage_of(graph_of(path), name), RunContext(spec_of(tmp_path, **settings), "cpu")
     with pytest.raises(ConfigError, match=message):
-        stage.kind.build(stage.settings, RunContext(spec_of(tmp_path, **settings), "cpu"))
+        stage.kind.build(stage.settings, context)
+    with pytest.raises(ConfigError, match=message):
+        replace(graph_of(path), stages=(stage,)).check(context)
 
 
 def test_identities_are_no_rule_of_the_stage_that_associates():

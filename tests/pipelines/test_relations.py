@@ -53,6 +53,10 @@ def graph_of(path: str, *overrides: str) -> Graph:
     return load_graph(path, STAGES, overrides)
 
 
+def one_stage(graph, name):
+    return replace(graph, stages=tuple(stage for stage in graph.stages if stage.name == name))
+
+
 def built(graph: Graph, name: str, spec: NetworkSpec):
     (found,) = [stage for stage in graph.stages if stage.name == name]
     return found.kind.build(found.settings, RunContext(spec, "cpu"))
@@ -127,8 +131,11 @@ def test_davis_is_two_settings_away():
     pytest.param(IAI, "identify", "tltm", {}, "'tltm' remembers nothing", id="identities"),
 ])
 def test_stages_and_networks_that_do_not_fit(tmp_path, path, name, network, settings, message):
+    spec = spec_of(tmp_path, network, **settings)
     with pytest.raises(ConfigError, match=message):
-        built(graph_of(path), name, spec_of(tmp_path, network, **settings))
+        built(graph_of(path), name, spec)
+    with pytest.raises(ConfigError, match=message):
+        one_stage(graph_of(path), name).check(RunContext(spec))
 
 
 @pytest.mark.parametrize("path, network, settings, message", [

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from rich.console import Console
 
 from operators.errors import ConfigError
@@ -20,6 +21,7 @@ from operators.records import FrameTracks
 from operators.sources import UnusableSource
 from pipelines.graph import Graph, RunContext, load_graph
 from pipelines.manifest import Manifest
+from pipelines.networks import read_network
 from pipelines.outputs import Outputs
 from pipelines.placement import Recovery
 from pipelines.progress import View
@@ -156,6 +158,14 @@ def test_a_live_graph_is_refused_where_it_would_wait_for_ever(outputs):
     with pytest.raises(ConfigError, match="'receive' receives frames of cameras.*configs/graphs/offline.yaml"):
         run([source("a", length=3)], [], live, CPU, outputs)
     assert not outputs.directory.exists()
+
+
+def test_a_graph_that_is_none_for_the_network_is_told_before_a_cluster_is_started(outputs):
+    started = ray.is_initialized()      # by another test of this process
+    context = RunContext(read_network("configs/networks/tiny.yaml"), "cpu")
+    with pytest.raises(ConfigError, match="has an 'identify' stage, but 'crossvis' remembers nothing"):
+        run([source("a", length=3)], [], load_graph("configs/graphs/offline_iai.yaml", STAGES), context, outputs, "ray")
+    assert ray.is_initialized() == started and not outputs.directory.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_any_work(outputs, tmp_path):

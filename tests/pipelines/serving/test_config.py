@@ -48,6 +48,12 @@ def test_any_network_s_own_graph_is_served(network: str) -> None:
     assert isinstance(graph.stages[0].settings, LiveConfig) and graph.placement[0].replicas == 2
 
 
+def test_a_graph_that_is_none_for_the_network_is_told_before_anything_is_started() -> None:
+    args = {"network": "configs/networks/iai_tiny.yaml", "graph": "configs/graphs/live.yaml"}
+    with pytest.raises(ConfigError, match="'iai_condinst' remembers past frames .* needs the stage 'identify'"):
+        deployed(read_config(args), 2, 0)
+
+
 @pytest.mark.parametrize(
     "args, said",
     [
