@@ -190,7 +190,10 @@ def _remove(folder: Path, process: int) -> None:
 
 def _remove_leftovers(root: Path) -> None:
     for folder in root.iterdir():
-        handle = os.open(folder, os.O_RDONLY)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # its process ended meanwhile, and took it along
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

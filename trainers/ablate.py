@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,6 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from operators.errors import CheckpointError, ConfigError, DatasetError, did_you_mean
 from operators.object_graph import ObjectGraphConfig
@@ -51,13 +49,13 @@ from trainers.ablation_config import (
     write_pretraining,
     write_settings,
 )
+from trainers.ablation_progress import Follow
 from trainers.ablation_report import write_report
 from trainers.ablation_run import run_one, train_in
 from trainers.config import TrainConfig, WorkersConfig
-from trainers.curves import read_metrics
 from trainers.fingerprint import fingerprint
 from trainers.fit import cluster_for
-from trainers.job import METRICS_FILE, WEIGHTS_FILE
+from trainers.job import WEIGHTS_FILE
 from trainers.train import FINGERPRINT_FILE
 
 POLL_S = 2.0
@@ -171,7 +169,7 @@ def _pretrain(asked: Ablation, console: Console, interrupts: Interrupts) -> None
         return
     folder, (cfg, _) = asked.start_from.parent, _settings_of(asked, None)
     write_pretraining(asked.config, asked.changes, folder)
-    with _Follow({folder: cfg.steps}, WEIGHTS_FILE, console, "pre-training") as follow:
+    with Follow({folder: cfg.steps}, WEIGHTS_FILE, console, "pre-training") as follow:
         task = ray.remote(train_in).options(**_share(cfg.workers), max_retries=MAX_RETRIES)
         waiting = task.remote(folder, _device(cfg.workers))
         while not interrupts.waited(lambda: ray.wait([waiting], timeout=POLL_S))[0]:
@@ -210,7 +208,7 @@ def _make_runs(asked: Ablation, console: Console, interrupts: Interrupts) -> dic
         write_settings(asked.config, asked.changes, job.run, asked.start_from)
     failed: dict[str, str] = {}
     going: dict[ray.ObjectRef, Run] = {}
-    with _Follow(steps, SCORES_FILE, console, "runs") as follow:
+    with Follow(steps, SCORES_FILE, console, "runs") as follow:
         while todo or going:
             while todo and len(going) < _places(asked, todo[0].workers):
                 job = next((one for one in todo if not _waits(one.run, todo, going.values())), None)
@@ -291,53 +289,3 @@ def _most_seeds(asked: Ablation) -> int:
     """Seeds of which the folder may hold scores, of this or of an earlier command."""
     of_tables = (table.seeds or 0 for table in asked.config.tables.values())
     return max([asked.config.seeds, *of_tables, *(run.seed + 1 for run in asked.runs)])
-
-
-class _Follow:
-    """A bar over all runs by what they have written, and a line for each that ends. `last` is the file that a run in
-    its folder writes last."""
-
-    def __init__(self, steps: dict[Path, int], last: str, console: Console, what: str) -> None:
-        self._steps, self._last, self._began = steps, last, time.perf_counter()
-        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-        self._bar = Progress(*columns, console=console)
-        self._task = self._bar.add_task(what, total=len(steps), note="")
-        self._at_first = self._steps_done()
-
-    def __enter__(self) -> _Follow:
-        self._bar.start()
-        self.update()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.update()
-        self._bar.stop()
-
-    def update(self) -> None:
-        self._bar.update(self._task, completed=self._runs_done(), note=self._left())
-
-    def say(self, text: str) -> None:
-        self._bar.console.print(text)
-
-    def finished(self, run: Run, scores: dict) -> None:
-        minutes = (scores["training_s"] + scores["evaluation_s"]) / 60
-        self.say(f"{run.name}: AP {100 * scores['AP']:.1f}, {scores['switches']} ID switches, {minutes:.1f} min; "
-                 f"{self._runs_done()} of {len(self._steps)}, {self._left()}")
-
-    def _runs_done(self) -> int:
-        return sum((folder / self._last).exists() for folder in self._steps)
-
-    def _steps_done(self) -> int:
-        return sum(self._steps_of(folder) for folder in self._steps)
-
-    def _steps_of(self, folder: Path) -> int:
-        if (folder / self._last).exists():
-            return self._steps[folder]
-        rows = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).exists() else []
-        return int(rows[-1]["step"]) if rows else 0
-
-    def _left(self) -> str:
-        """Time to go at the pace since the start, scoring included."""
-        done, total = self._steps_done(), sum(self._steps.values())
-        pace = (done - self._at_first) / (time.perf_counter() - self._began)
-        return f"about {(total - done) / pace / 60:.0f} min left" if pace > 0 else ""

@@ -17,8 +17,9 @@ from operators.youtube_vis_data import read_dataset
 from trainers.augment import Augment
 from trainers.clips import ClipSampler
 from trainers.config import DataConfig, TrainConfig
-from trainers.data import ClipLoader, FrameLoader, PairLoader, StillLoader
+from trainers.data import ClipLoader, PairLoader, StillLoader
 from trainers.forward_pairs import ForwardPairSampler
+from trainers.frame_loader import FrameLoader
 from trainers.frames import EpochSampler, FrameIndex, has_area, has_box, has_mask
 from trainers.mixture import mix
 from trainers.pairs import PairSampler

@@ -31,9 +31,9 @@ from operators.weights import read_weights, start_from
 from trainers import bad_numbers
 from trainers import checkpoint as checkpoints
 from trainers.checkpoint import Progress
-from trainers.data import FrameLoader
 from trainers.export import export
 from trainers.feeding import open_loader, read_index
+from trainers.frame_loader import FrameLoader
 from trainers.job import BEST_FILE, WEIGHTS_FILE, Job
 from trainers.sole import sole_writer
 from trainers.step import Average, Batch, Shared, learning_rate, make_optimizer, update

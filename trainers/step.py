@@ -152,14 +152,6 @@ class Average:
                 self.state[name].copy_(value)
 
 
-def train_step(
-    losses_of: Callable[[Batch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
-    batch: Batch, rate: float, clip_norm: float | None,
-) -> dict[str, float]:  # fmt: skip
-    """`update` by one batch, with one worker."""
-    return update(losses_of, network, optimizer, [batch], rate, clip_norm)
-
-
 def update(
     losses_of: Callable[[Batch], dict[str, Tensor]], network: nn.Module, optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch], rate: float, clip_norm: float | None, *, scaler: torch.amp.GradScaler | None = None,

@@ -45,14 +45,15 @@ class Notices:
         self._read = self._path.stat().st_size if self._path.exists() else 0
 
     def new(self) -> list[str]:
-        """Those since the last call."""
+        """Those since the last call; one that is being written just now comes with the next."""
         if not self._path.exists():
             return []
         with open(self._path, "rb") as file:
             file.seek(self._read)
             data = file.read()
-        self._read += len(data)
-        return data.decode("utf-8", "replace").splitlines()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
 
 
 class Lines:

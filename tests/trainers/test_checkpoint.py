@@ -18,7 +18,7 @@ from torch import nn
 from operators.errors import CheckpointError
 from trainers import checkpoint
 from trainers.checkpoint import Progress
-from trainers.step import Average, OptimizerConfig, make_optimizer, train_step
+from trainers.step import Average, OptimizerConfig, make_optimizer, update
 
 
 def fresh(seed: int, optimizer: str = "sgd", averaged: bool = True) -> Progress:
@@ -35,7 +35,7 @@ def go_on(progress: Progress, steps: int) -> list[float]:
     for step in range(progress.steps_done, progress.steps_done + steps):
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
         run = lambda batch: {"loss": (progress.network(batch) - 1).pow(2).mean()}  # noqa: E731
-        losses.append(train_step(run, progress.network, progress.optimizer, x, 0.05, None)["total"])
+        losses.append(update(run, progress.network, progress.optimizer, [x], 0.05, None)["total"])
         if progress.average is not None:
             progress.average.update(progress.network, step)
         progress.steps_done = step + 1

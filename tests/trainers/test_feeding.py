@@ -20,8 +20,8 @@ from operators.shapes import ShapesConfig, write_videos, write_youtube_vis
 from pipelines.config import build, load_yaml, resolve
 from pipelines.networks import read_network
 from trainers.config import DataConfig, TrainConfig
-from trainers.data import FrameLoader
 from trainers.feeding import open_loader, read_index
+from trainers.frame_loader import FrameLoader
 from trainers.step import learning_rate
 
 CPU = torch.device("cpu")

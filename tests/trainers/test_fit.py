@@ -71,19 +71,23 @@ def test_of_several_failures_the_cause_is_told():
 
 
 class Endless:
-    """A trainer whose run never ends."""
+    """A trainer whose run never ends; Ctrl-C comes once it has begun."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
 
     def fit(self) -> None:
-        threading.Event().wait()
+        assert threading.current_thread() is not threading.main_thread()
+        signal.raise_signal(signal.SIGINT)      # heard by this thread: the main one sleeps on, as far as it may
+        self.over.wait()
 
 
-def test_ctrl_c_comes_through_while_a_run_is_waited_for():
+def test_ctrl_c_comes_through_while_a_run_is_waited_for(in_time):
     """Where Ray waits in the main thread, it takes Ctrl-C itself and ends the process with 0, as if all were done."""
-    signals = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    signals.start()
+    endless = Endless()
     with pytest.raises(KeyboardInterrupt):
-        _fitted(Endless(), WorkerGroupError)
-    signals.join()
+        _fitted(endless, WorkerGroupError)
+    endless.over.set()
 
 
 class Ending:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from operators.errors import DatasetError
-from tests.trainers.test_data import HALF, LANDSCAPE, hand_made
+from tests.trainers.small_frames import HALF, LANDSCAPE, hand_made
 from tests.trainers.test_pairs import dataset
 from trainers.augment import Augment, Changes
 from trainers.data import PairLoader

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainers.test_data import HALF, LANDSCAPE, hand_made
+from tests.trainers.small_frames import HALF, LANDSCAPE, hand_made
 from tests.trainers.test_pairs import dataset
 from trainers.augment import Augment, Changes, ScaleConfig, motion_about, move_boxes
 from trainers.data import PairLoader

@@ -20,16 +20,7 @@ from models.norms import FrozenBatchNorm2d
 from models.resnet import ResNetConfig
 from pipelines.config import build, load_yaml, resolve
 from trainers.config import TrainConfig
-from trainers.step import (
-    Average,
-    OptimizerConfig,
-    PartConfig,
-    Shared,
-    learning_rate,
-    make_optimizer,
-    train_step,
-    update,
-)
+from trainers.step import Average, OptimizerConfig, PartConfig, Shared, learning_rate, make_optimizer, update
 
 # -------------------------------------------------------------------------------------------------------- learning rate
 
@@ -133,7 +124,7 @@ def decayed(name: str, **settings) -> dict[str, float]:
     network = Parts()
     optimizer = make_optimizer(network, OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5, **settings))
     nothing = 0.0 * sum(value.sum() for value in network.parameters() if value.requires_grad)
-    train_step(lambda batch: {"nothing": nothing}, network, optimizer, None, 0.1, None)
+    update(lambda batch: {"nothing": nothing}, network, optimizer, [None], 0.1, None)
     return {name: round(value.flatten()[0].item(), 6) for name, value in network.named_parameters()}
 
 
@@ -178,9 +169,9 @@ def test_the_learning_rate_of_a_step_is_multiplied_in_each_part():
     network.slow = nn.Parameter(torch.tensor([2.0]))
     cfg = OptimizerConfig(momentum=0.0, weight_decay=0.0, parts=(PartConfig(contains="slow", learning_rate=0.1),))
     optimizer = make_optimizer(network, cfg)
-    train_step(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, None, 0.5, None)
+    update(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, [None], 0.5, None)
     assert network.slow.item() == pytest.approx(1.95) and network.w.tolist() == pytest.approx([2.5, 3.5])
-    train_step(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, None, 0.1, None)
+    update(lambda batch: {"a": network.w.sum() + network.slow.sum()}, network, optimizer, [None], 0.1, None)
     assert network.slow.item() == pytest.approx(1.94) and network.w.tolist() == pytest.approx([2.4, 3.4])
 
 
@@ -224,7 +215,7 @@ def test_a_checkpoint_of_a_run_before_there_were_parts_goes_on():
         group.pop("rate_factor")
     assert [group["weight_decay"] for group in saved["param_groups"]] == [1e-4, 0.0]
     optimizer.load_state_dict(saved)
-    train_step(lambda batch: {"a": network.scales.sum()}, network, optimizer, None, 0.25, None)
+    update(lambda batch: {"a": network.scales.sum()}, network, optimizer, [None], 0.25, None)
     assert {group["lr"] for group in optimizer.param_groups} == {0.25}
 
 
@@ -315,10 +306,10 @@ PLAIN = OptimizerConfig(momentum=0.5, weight_decay=0.0)
 def test_two_steps_by_hand():
     network = Line()
     optimizer = make_optimizer(network, PLAIN)
-    losses = train_step(quadratic(network), network, optimizer, None, 0.1, None)
+    losses = update(quadratic(network), network, optimizer, [None], 0.1, None)
     assert losses == {"a": 4.5, "b": 8.0, "total": 12.5, "gradient_norm": 5.0}
     torch.testing.assert_close(network.w.detach(), torch.tensor([2.7, 3.6]))        # w - 0.1 w
-    losses = train_step(quadratic(network), network, optimizer, None, 0.2, None)
+    losses = update(quadratic(network), network, optimizer, [None], 0.2, None)
     assert losses == pytest.approx({"a": 3.645, "b": 6.48, "total": 10.125, "gradient_norm": 4.5})
     # momentum: 0.5 * (3, 4) + (2.7, 3.6) = (4.2, 5.6), at the second step's own rate; gradients do not add up
     torch.testing.assert_close(network.w.detach(), torch.tensor([2.7 - 0.84, 3.6 - 1.12]))
@@ -328,7 +319,7 @@ def test_two_steps_by_hand():
                                                pytest.param(10.0, [2.7, 3.6], id="short enough")])
 def test_gradients_are_shortened(clip_norm, after):
     network = Line()
-    train_step(quadratic(network), network, make_optimizer(network, PLAIN), None, 0.1, clip_norm)
+    update(quadratic(network), network, make_optimizer(network, PLAIN), [None], 0.1, clip_norm)
     torch.testing.assert_close(network.w.detach(), torch.tensor(after))
 
 
@@ -337,14 +328,14 @@ def test_gradients_are_shortened(clip_norm, after):
 def test_a_loss_that_is_no_number_stops_before_the_update(bad, name):
     network = Line()
     optimizer = make_optimizer(network, OptimizerConfig(name=name))
-    train_step(quadratic(network), network, optimizer, None, 0.1, None)
+    update(quadratic(network), network, optimizer, [None], 0.1, None)
     weights, state = network.w.detach().clone(), copy.deepcopy(optimizer.state_dict()["state"])
 
     def losses_of(batch) -> dict[str, Tensor]:
         return {"fine": network.w.sum(), "spoilt": network.w.sum() * bad}
 
     with pytest.raises(FloatingPointError, match="not finite.*'fine'.*'spoilt'"):
-        train_step(losses_of, network, optimizer, None, 0.1, None)
+        update(losses_of, network, optimizer, [None], 0.1, None)
     assert torch.equal(network.w.detach(), weights)
     after = optimizer.state_dict()["state"]
     assert all(torch.equal(torch.as_tensor(after[0][key]), torch.as_tensor(value)) for key, value in state[0].items())
@@ -355,8 +346,8 @@ def test_losses_without_a_gradient_for_some_parameters_leave_those_alone():
     network = Line()
     network.other = nn.Parameter(torch.tensor([1.0]))
     optimizer = make_optimizer(network, OptimizerConfig(momentum=0.0, weight_decay=0.0))
-    train_step(lambda batch: {"a": (network.other * 2).sum()}, network, optimizer, None, 0.1, None)
-    train_step(quadratic(network), network, optimizer, None, 0.1, None)
+    update(lambda batch: {"a": (network.other * 2).sum()}, network, optimizer, [None], 0.1, None)
+    update(quadratic(network), network, optimizer, [None], 0.1, None)
     assert network.other.item() == pytest.approx(0.8)
 
 
@@ -377,7 +368,7 @@ def test_batches_one_after_the_other_are_one_big_batch(name, count, clip_norm):
     optimizers = [make_optimizer(network, cfg) for network in (big, parts)]
     for step in range(3):
         batch = torch.randn(6, 2, generator=torch.Generator().manual_seed(step))
-        whole = train_step(line_losses(big), big, optimizers[0], batch, 0.1, clip_norm)
+        whole = update(line_losses(big), big, optimizers[0], [batch], 0.1, clip_norm)
         summed = update(line_losses(parts), parts, optimizers[1], batch.chunk(count), 0.1, clip_norm)
         assert summed == pytest.approx(whole, rel=1e-5)
         torch.testing.assert_close(parts.w.detach(), big.w.detach(), rtol=1e-5, atol=1e-6)

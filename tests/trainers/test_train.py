@@ -48,7 +48,7 @@ from trainers.watch import Step
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 500
+TIMEOUT_S = 900
 CPU = torch.device("cpu")
 CLIPS = ShapesConfig(
     width=125, height=75, num_frames=6, min_objects=3, max_objects=4, min_classes=2, num_twins=0, full_occlusions=0,

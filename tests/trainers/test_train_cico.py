@@ -29,7 +29,7 @@ from trainers.data import ClipLoader
 from trainers.feeding import make_sampler, read_index
 from trainers.job import Job
 from trainers.loop import train_alone
-from trainers.step import learning_rate, make_optimizer, train_step
+from trainers.step import learning_rate, update
 from trainers.train import make_job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,7 +97,8 @@ def as_stills(config: Path) -> list[str]:
                  id="CiCo-CondInst, hard negatives, smooth L1 alone"),
 ])  # fmt: skip
 def test_the_loss_of_one_batch_falls_in_all_its_parts(config, tmp_path, frames, model, parts):
-    """On one clip again and again: what cannot be learnt by heart has no gradient."""
+    """On one clip again and again: what cannot be learnt by heart has no gradient. Of what is asked here, over 8 seeds,
+    the worst were 0.65 of a part and 0.22 of the total."""
     network = write_network(tmp_path / "net.yaml", **{**SMALL, **model})
     job = make_job(config, [f"network={network}", f"data.clip_frames={frames}", "data.jitter=null"], tmp_path)
     index = read_index(job.config.data)
@@ -108,13 +109,12 @@ def test_the_loss_of_one_batch_falls_in_all_its_parts(config, tmp_path, frames, 
     loader.close()
     torch.manual_seed(0)
     learner = CiCo(job.network.config).train()
-    optimizer = make_optimizer(learner, job.config.optimizer)
-    losses = [train_step(learner, learner, optimizer, batch, 0.002, 10.0) for _ in range(20)]
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=0.003)
+    losses = [update(learner, learner, optimizer, [batch], 0.003, 10.0) for _ in range(20)]
     assert all(set(one) == {*parts, "total", "gradient_norm"} for one in losses)
     first, last = losses[0], losses[-1]
-    assert last["total"] < 0.85 * first["total"]
-    fallen = set(parts) - {"centerness"}                        # its truth grows as boxes get better
-    assert all(last[part] < first[part] for part in fallen), (first, last)
+    assert last["total"] < 0.5 * first["total"]
+    assert all(last[part] < 0.9 * first[part] for part in parts), (first, last)
 
 
 def test_stills_grow_into_clips_and_these_can_be_used(config, tmp_path):

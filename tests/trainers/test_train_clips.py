@@ -24,7 +24,7 @@ from trainers.data import ClipLoader
 from trainers.feeding import read_index
 from trainers.job import Job
 from trainers.loop import Alone, run_worker, train_alone
-from trainers.step import make_optimizer, train_step
+from trainers.step import make_optimizer, update
 from trainers.train import make_job
 from trainers.watch import Watcher
 from trainers.watchers import watchers_of
@@ -89,7 +89,7 @@ def test_the_loss_of_one_batch_falls_in_all_its_parts(config, tmp_path):
     losses = []
     for step in range(30):
         torch.manual_seed(step)
-        losses.append(train_step(network, network, optimizer, batch, 0.005, None))
+        losses.append(update(network, network, optimizer, [batch], 0.005, None))
     assert all(set(one) == {*PARTS, "total", "gradient_norm"} for one in losses)
     first, last = losses[0], losses[-1]
     assert last["total"] < 0.8 * first["total"]

@@ -34,7 +34,7 @@ from trainers.curves import read_metrics
 from trainers.data import PairLoader
 from trainers.feeding import make_sampler, parts_of, read_index
 from trainers.loop import Alone, run_worker, train_alone
-from trainers.step import learning_rate, train_step
+from trainers.step import learning_rate, update
 from trainers.train import make_job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +85,7 @@ def test_the_loss_of_one_batch_falls_in_all_its_parts(configs, tmp_path):
     losses = []
     for step in range(20):
         torch.manual_seed(step)
-        losses.append(train_step(network, network, optimizer, batch, 0.005, None))
+        losses.append(update(network, network, optimizer, [batch], 0.005, None))
     assert all(set(one) == {*PARTS, "total", "gradient_norm"} for one in losses)
     first, last = losses[0], losses[-1]
     assert all(last[part] < first[part] for part in PARTS), (first, last)

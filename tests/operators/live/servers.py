@@ -14,8 +14,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Literal
 
 import av
@@ -29,11 +31,14 @@ from operators.live.states import CameraConfig, SourceState
 from tests.operators.small_videos import numbered
 
 RATE = 20
-QUICK = CameraConfig(connect_s=1, silence_s=1.2, first_frame_s=4, retry_first_s=0.05, retry_max_s=0.3, steady_s=1)
-"""The times of a test; those of the defaults are longer by a factor of seven or more."""
-HERE = AllowList(schemes=("rtsp", "http", "tcp", "udp"), hosts=("127.0.0.0/8",))
 WAIT_S = 30.0
 """A test that waits this long has failed; on a calm machine none waits for more than three seconds."""
+CALM = CameraConfig(connect_s=WAIT_S, silence_s=WAIT_S, first_frame_s=WAIT_S, retry_first_s=0.05, retry_max_s=0.3,
+                    steady_s=1)
+"""Of tests in which nothing falls silent: a server of ours that a busy machine lets wait does not count as dead."""
+QUICK = replace(CALM, connect_s=1, silence_s=1.2, first_frame_s=4)
+"""Of tests that wait for a silence to be noticed; times of the defaults are longer by a factor of seven or more."""
+HERE = AllowList(schemes=("rtsp", "http", "tcp", "udp"), hosts=("127.0.0.0/8",))
 
 
 class _Written(io.RawIOBase):
@@ -144,11 +149,14 @@ class Served:
 
 
 class Tcp(Served):
-    """Gives each connection what `script(number)` of it gives, at its rate."""
+    """Gives each connection what `script(number)` of it gives, at its rate, and then closes it, or holds it open with
+    `stays`."""
 
-    def __init__(self, script: Callable[[int], Iterator[bytes] | Sequence[bytes]], rate: float = RATE) -> None:
+    def __init__(
+        self, script: Callable[[int], Iterator[bytes] | Sequence[bytes]], rate: float = RATE, stays: bool = False
+    ) -> None:
         super().__init__()
-        self.script, self.rate = script, rate
+        self.script, self.rate, self.stays = script, rate, stays
         self.connections = 0
         self._listener = self.keep(socket.create_server(("127.0.0.1", 0)))
         self.port = self._listener.getsockname()[1]
@@ -165,18 +173,22 @@ class Tcp(Served):
             self.connections += 1
 
     def _serve(self, sock: socket.socket, number: int) -> None:
-        play(sock.sendall, self.script(number), self.over, self.rate)
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        with sock:      # one that is accepted while the server ends is known to nobody else
+            play(sock.sendall, self.script(number), self.over, self.rate)
+            if self.stays:
+                self.over.wait()
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 Answer = Callable[[BaseHTTPRequestHandler, threading.Event], None]
 
 
 class Web(Served):
-    """An HTTP server: `answers` says what stands under which path; what was asked for is in `asked`."""
+    """An HTTP server, or one of HTTPS with a certificate and its key: `answers` says what stands under which path; what
+    was asked for is in `asked`."""
 
-    def __init__(self, answers: dict[str, Answer]) -> None:
+    def __init__(self, answers: dict[str, Answer], certificate: tuple[str, str] | None = None) -> None:
         super().__init__()
         self.asked: list[str] = []
         web = self
@@ -198,19 +210,21 @@ class Web(Served):
             def handle_error(self, *_: object) -> None:     # a camera that stops closes its connection
                 pass
 
+            def server_bind(self) -> None:                  # HTTPServer's asks the network for this machine's name
+                TCPServer.server_bind(self)
+
         self._server = Server(("", 0), Handler)
         self._server.daemon_threads = False
         self.port = self._server.server_address[1]
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:         # before anything is served: meanwhile the socket would be none
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.run(self._server.serve_forever, 0.05)
 
-    def secure(self, certificate: str, key: str) -> None:
-        """From now on this is https."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{self._scheme}://127.0.0.1:{self.port}{path}"
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
@@ -234,13 +248,14 @@ def body(data: bytes, kind: str = "application/octet-stream", status: int = 200,
 
 
 def live(parts: Callable[[], Iterator[bytes] | Sequence[bytes]], kind: str) -> Answer:
-    """An answer without end, at its rate."""
+    """An answer without end, at its rate; after the last of `parts` nothing more comes."""
 
     def answer(request: BaseHTTPRequestHandler, over: threading.Event) -> None:
         request.send_response(200)
         request.send_header("Content-Type", kind)
         request.end_headers()
         play(request.wfile.write, parts(), over)
+        over.wait()
 
     return answer
 
@@ -259,9 +274,11 @@ class Proxy(Served):
         self._to, self._open = port, set()
         self._rng = random.Random(0)
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.run(self._accept, self._listener)
+        held = self.keep(socket.socket())   # the port stays ours while nobody listens there
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        self.port = held.getsockname()[1]
+        self.accept()
 
     def cut(self) -> None:
         with self._lock:
@@ -331,7 +348,7 @@ class Proxy(Served):
 class Watched:
     """A camera under test, with all that came out of it. Leaves no thread and no descriptor behind, or fails."""
 
-    def __init__(self, url: str, config: CameraConfig = QUICK, allow: AllowList = HERE, limit: int = 64,
+    def __init__(self, url: str, config: CameraConfig = CALM, allow: AllowList = HERE, limit: int = 64,
                  policy: Policy = "drop_oldest") -> None:
         self.frames: list[LiveFrame] = []
         self.states: list[str] = []

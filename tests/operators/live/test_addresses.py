@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 
 import pytest
 from hypothesis import example, given, settings
@@ -197,9 +198,9 @@ def test_no_password_is_ever_shown(password, form):
     url = form.format(marked)
     shown = [public_url(url)]
     try:
-        DEFAULT.check(url)
-    except NotAllowed as error:
-        shown.append(str(error))
+        with pytest.MonkeyPatch.context() as patch:     # a name is asked of no network: that may take seconds each
+            patch.setattr(socket, "getaddrinfo", partial(socket.getaddrinfo, flags=socket.AI_NUMERICHOST))
+            DEFAULT.endpoints(parse(url))
     except SourceError as error:
         shown.append(str(error))
     assert not any("zq" in text.lower() and "qz" in text.lower() for text in shown), shown
