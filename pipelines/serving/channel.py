@@ -38,7 +38,7 @@ class Channel:
 
     def __init__(self, categories: Categories, min_score: float, max_width: int) -> None:
         """Tracks of `min_score` are drawn and counted as shown; pictures are at most `max_width` pixels wide."""
-        self._categories, self._min_score, self._max_width = categories, min_score, max_width
+        self._categories, self.min_score, self._max_width = categories, min_score, max_width
         self._lock = threading.Lock()
         self._drawing = threading.Lock()
         self._lines: deque[tuple[int, bytes]] = deque()
@@ -51,7 +51,7 @@ class Channel:
         self.last_at: float | None = None
         """Unix time of the newest result."""
         self.shown = 0
-        """Tracks in the newest frame."""
+        """Tracks in the newest frame, of `min_score` at least."""
 
     def give(
         self, tracks: FrameTracks, captured_at: float | None, dropped: dict[str, int], frame: Frame | None
@@ -68,7 +68,7 @@ class Channel:
             self._times.append((now, 0.0 if latency_ms is None else latency_ms))
             self._newest = self._newest if frame is None else (frame, tracks)
             self.last_index, self.last_at = tracks.info.index, now
-            self.shown = int((tracks.scores >= self._min_score).sum())
+            self.shown = int((tracks.scores >= self.min_score).sum())
 
     def begin_with(self, lines: Sequence[tuple[int, bytes]]) -> None:
         """Results that another owner of the stream gave."""
@@ -108,7 +108,7 @@ class Channel:
         return round(len(lately) / span, 2), round(float(p50), 1), round(float(p95), 1)
 
     def _drawn(self, frame: Frame, tracks: FrameTracks) -> bytes:
-        canvas = Image.fromarray(draw_tracks(frame.image, tracks, self._categories, min_score=self._min_score))
+        canvas = Image.fromarray(draw_tracks(frame.image, tracks, self._categories, min_score=self.min_score))
         if canvas.width > self._max_width:
             height = max(1, round(canvas.height * self._max_width / canvas.width))
             canvas = canvas.resize((self._max_width, height), Image.Resampling.BILINEAR)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 App = TypeVar("App")
 Pairs = tuple[tuple[bytes, bytes], ...]
 Exchange = HttpExchange | SocketExchange
+Streams = Callable[[], Awaitable[Collection[str] | None]]
+"""Gives the ids of all streams that are registered now; None where nobody can say."""
 
 SAFE_HEADERS = {
     # Everything is the server's own, nothing is inline: a name of a camera can hold no script that runs.
@@ -60,21 +62,24 @@ SAFE_HEADERS = {
 """Sent with every answer that does not say otherwise itself."""
 
 
-def guard(app: App, config: GuardConfig, bound_to: str | None = None) -> App | Guard:
+def guard(
+    app: App, config: GuardConfig, bound_to: str | None = None, streams: Streams | None = None
+) -> App | Guard:
     """The app behind a guard. Tokens are read here, once; only their digests travel on with the app.
 
     An app that takes middleware (FastAPI, Starlette) is given the guard as its outermost and returned itself, so that
     `serve.ingress` still finds its routes; any other ASGI app is wrapped. `bound_to`: the address that the server will
-    listen on, http_options.host of a Serve file. Call it last, and before the app is handed to Serve.
+    listen on, http_options.host of a Serve file. `streams` is asked before a token is told that it has too many: some
+    may have gone otherwise than through this guard. Call it last, and before the app is handed to Serve.
     Raises: ConfigError for tokens that cannot be read, or that are missing where `bound_to` is not this machine alone.
     """
     tokens = read_tokens(config.token_file, config.token_env)
     if bound_to is not None:
         check_bound_to(bound_to, tokens)
     if hasattr(app, "add_middleware"):
-        app.add_middleware(Guard, config=config, tokens=tokens)
+        app.add_middleware(Guard, config=config, tokens=tokens, streams=streams)
         return app
-    return Guard(app, config, tokens)
+    return Guard(app, config, tokens, streams)
 
 
 def check_bound_to(address: str, tokens: Tokens) -> None:
@@ -89,8 +94,8 @@ def check_bound_to(address: str, tokens: Tokens) -> None:
 class Guard:
     """ASGI middleware; see the top of this file."""
 
-    def __init__(self, app: Any, config: GuardConfig, tokens: Tokens) -> None:
-        self._app, self._config = app, config
+    def __init__(self, app: Any, config: GuardConfig, tokens: Tokens, streams: Streams | None = None) -> None:
+        self._app, self._config, self._streams = app, config, streams
         self._access = Access(config, tokens)
         self._usages = Usages(config.max_requests_per_s, config.max_messages_per_s)
         self._to_log = Bucket(rate=5, burst=20)     # refusals that are logged: nobody shall fill the disk with them
@@ -112,6 +117,7 @@ class Guard:
             headers += self._cors(asked)
             name = await self._admitted(asked, receive, send)
             usage = self._usages.of(name)
+            await self._count_again(usage, asked)
             self._check_usage(usage, name, asked)
         except Refusal as refusal:
             self._tell_log(scope, request_id, refusal)
@@ -138,6 +144,16 @@ class Guard:
             body = HttpExchange(receive, send, self._config.max_body_bytes, self._config.body_timeout_s, ())
             await self._access.log_in_or_out(asked, body)
         return self._access.name_of(asked)
+
+    async def _count_again(self, usage: Usage, asked: Asked) -> None:
+        """Of a token that has as many streams as it may, those that are there no more do not count: they were removed
+        through another process of the ingress, or the settings name them no more."""
+        if self._streams is None or not _registers(asked):
+            return
+        if len(usage.streams) + usage.registering >= self._config.max_streams:
+            counted = frozenset(usage.streams)          # not those that are registered meanwhile
+            there = await self._streams()
+            usage.streams -= counted.difference(counted if there is None else there)
 
     def _check_usage(self, usage: Usage, name: str, asked: Asked) -> None:
         if asked.path in self._config.open_paths:   # who is busy is not ill: a probe is always answered

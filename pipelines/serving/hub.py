@@ -14,81 +14,37 @@ import asyncio
 import contextlib
 import contextvars
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray.exceptions
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from pipelines.serving.actors import call_registry
 from pipelines.serving.registry import Overview
-from pipelines.serving.streams import Given, Picture, Status, UnknownStream, Want
+from pipelines.serving.streams import Given, Picture, Want
+from pipelines.serving.view import DOWN, FRESH_S, View
 
 log = logging.getLogger(__name__)
 
 KEPT = 256
 WAIT_S = 0.4
 """Longest wait of a question: so late, at most, is a new client's stream asked for too."""
-FRESH_S = 0.4
-PACE_S = 0.02
-"""Between two questions to the registry, however many clients ask how things stand this moment."""
+PLACE_S = 2.0
+"""Longest wait for an owner to say which frame is its newest."""
 NOW = 1 << 62
-DOWN = (ray.exceptions.RayError, RayServeException)
 
 
-class View:
-    """What the registry says, not older than FRESH_S, or than a caller bears: 0.0 holds whatever was done before the
-    call, also by another process. Who asks meanwhile shares the next question."""
+@dataclass(frozen=True)
+class Place:
+    """Where a client begins to look."""
 
-    def __init__(self, app: str) -> None:
-        self._app = app
-        self._asking: asyncio.Future[None] | None = None
-        self._at = self._asked_at = -math.inf
-        self._overview = Overview((), {}, 0, 0)
-        self.closing = False
-        """The server, or this process of it, ends."""
-
-    async def overview(self, max_age_s: float = FRESH_S) -> Overview:
-        """Raises ray.exceptions.RayError where the registry cannot be reached."""
-        oldest = time.monotonic() - max_age_s
-        while self._at < oldest:
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.ensure_future(self._ask())
-            await asyncio.shield(self._asking)          # one question under way, whoever of its askers gives up
-        return self._overview
-
-    async def _ask(self) -> None:
-        await asyncio.sleep(self._asked_at + PACE_S - time.monotonic())
-        at = self._asked_at = time.monotonic()
-        self._overview = await call_registry(self._app, "overview")
-        self._at = at
-        self.closing = self.closing or self._overview.closing
-
-    async def status(self, stream: str, max_age_s: float = FRESH_S) -> Status:
-        """Its Status; waits while the registry has not heard of all streams yet. Raises UnknownStream."""
-        asked_at = time.monotonic()
-        while True:
-            overview = await self.overview(max_age_s)
-            for status in overview.statuses:
-                if status["id"] == stream:
-                    return status
-            if not overview.settled:
-                await asyncio.sleep(FRESH_S)
-            elif self._at >= asked_at:
-                raise UnknownStream(f"There is no stream '{stream}'.")
-            max_age_s = 0.0                 # it may have been registered since, by another process
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """A method of the registry; what is known of it is old afterwards."""
-        try:
-            return await call_registry(self._app, method, *arguments)
-        finally:
-            self._at = -math.inf
+    stream: str
+    made_at: float
+    """Of streams that had the same id one after the other, the one that was made then."""
+    after: int
+    """At results of later frames than this."""
 
 
 @dataclass
@@ -113,7 +69,8 @@ class Hub:
 
     def __init__(self, owners: DeploymentHandle, view: View) -> None:
         self._owners, self._view = owners, view
-        self._feeds: dict[str, Feed] = {}
+        self._feeds: dict[tuple[str, float], Feed] = {}
+        """By id, and when the stream was made."""
         self._asking: dict[str, asyncio.Task] = {}
         self._manager: asyncio.Task | None = None
 
@@ -121,18 +78,25 @@ class Hub:
     def closing(self) -> bool:
         return self._view.closing
 
-    async def lines(self, stream: str, after: int | None = None) -> AsyncIterator[list[bytes]]:
-        """Results of later frames than `after`, those that are still known first; None: from now on. An empty list now
-        and then: the client may be gone. Ends with the stream. Raises UnknownStream."""
-        await self._view.status(stream)
-        cursor = after
+    async def place(self, stream: str, after: int | None = None) -> Place:
+        """Where a client begins that wants results of later frames than `after`; None: from now on, so that whoever was
+        answered, and pushes a frame then, gets its result. Raises UnknownStream."""
+        made_at = (await self._view.status(stream, 0.0))["started_at"]
         if after is None:
-            newest = await self._ask(stream, Want(NOW))
-            cursor = -1 if newest is None else newest.last_index
-        while (past := await self._ask(stream, Want(cursor))) is not None and past.lines:
+            newest = None
+            with contextlib.suppress(asyncio.TimeoutError):     # an owner that hangs has nobody wait for an answer
+                newest = await asyncio.wait_for(self._ask(stream, Want(made_at, NOW)), PLACE_S)
+            after = -1 if newest is None else newest.last_index
+        return Place(stream, made_at, after)
+
+    async def lines(self, place: Place) -> AsyncIterator[list[bytes]]:
+        """Results from there on, those that are still known first. An empty list now and then: the client may be gone.
+        Ends with the stream."""
+        cursor = place.after
+        while (past := await self._ask(place.stream, Want(place.made_at, cursor))) is not None and past.lines:
             cursor = past.lines[-1][0]
             yield [line for _, line in past.lines]
-        async with self._watching(stream, cursor) as feed:
+        async with self._watching(place, cursor) as feed:
             while not self.closing:
                 bell, ended = feed.bell, feed.ended
                 found = [(index, line) for index, line in feed.lines if index > cursor]
@@ -144,11 +108,10 @@ class Hub:
                 elif not await _rung(bell, 5.0):
                     yield []
 
-    async def pictures(self, stream: str, fps: float) -> AsyncIterator[Picture | None]:
-        """The newest picture, at most `fps` a second; None now and then. Ends with the stream. Raises UnknownStream."""
-        await self._view.status(stream)
+    async def pictures(self, place: Place, fps: float) -> AsyncIterator[Picture | None]:
+        """The newest picture, at most `fps` a second; None now and then. Ends with the stream."""
         last = -1
-        async with self._watching(stream, -1, picture=True) as feed:
+        async with self._watching(place, -1, picture=True) as feed:
             while not self.closing:
                 bell, picture = feed.bell, feed.picture
                 if picture is not None and picture.index > last:
@@ -164,8 +127,8 @@ class Hub:
         """The newest picture now; None if there is none in time. Raises UnknownStream."""
         until = time.monotonic() + patience_s
         while True:
-            await self._view.status(stream)
-            given = await self._ask(stream, Want(NOW, picture_after=-1))
+            made_at = (await self._view.status(stream, 0.0))["started_at"]
+            given = await self._ask(stream, Want(made_at, NOW, picture_after=-1))
             if (given is not None and given.picture is not None) or time.monotonic() > until:
                 return None if given is None else given.picture
             await asyncio.sleep(0.1)
@@ -181,11 +144,12 @@ class Hub:
             return None
 
     @contextlib.asynccontextmanager
-    async def _watching(self, stream: str, after: int, picture: bool = False) -> AsyncIterator[Feed]:
+    async def _watching(self, place: Place, after: int, picture: bool = False) -> AsyncIterator[Feed]:
         """The stream's feed, while somebody looks at it."""
-        feed = self._feeds.get(stream)
+        key = place.stream, place.made_at
+        feed = self._feeds.get(key)
         if feed is None or feed.ended:
-            feed = self._feeds[stream] = Feed(after)
+            feed = self._feeds[key] = Feed(after)
         feed.watchers += 1
         feed.picture_watchers += picture
         if self._manager is None or self._manager.done():
@@ -195,8 +159,8 @@ class Hub:
         finally:
             feed.watchers -= 1
             feed.picture_watchers -= picture
-            if not feed.watchers and self._feeds.get(stream) is feed:
-                del self._feeds[stream]
+            if not feed.watchers and self._feeds.get(key) is feed:
+                del self._feeds[key]
 
     async def _manage(self) -> None:
         """Keep a question under way to each owner that has a stream somebody looks at."""
@@ -206,14 +170,15 @@ class Hub:
             except DOWN:
                 await asyncio.sleep(FRESH_S)
                 continue
-            known = {status["id"] for status in overview.statuses}
-            for stream, feed in list(self._feeds.items()):
-                owner = overview.owners.get(stream)
-                if stream not in known and overview.settled:
-                    self._end(feed)
+            states = _states(overview)
+            for key, feed in list(self._feeds.items()):
+                owner = overview.owners.get(key[0])
+                if key not in states:
+                    if overview.settled:
+                        self._end(feed)
                 elif owner is not None and (owner not in self._asking or self._asking[owner].done()):
                     self._asking[owner] = apart(self._follow(owner))
-                elif owner is None and stream in known and _state(overview, stream) in ("ended", "failed"):
+                elif owner is None and states[key] in ("ended", "failed"):
                     self._end(feed)
             await asyncio.sleep(0.1)
         for feed in self._feeds.values():       # nobody waits for what will not come
@@ -224,13 +189,14 @@ class Hub:
         handle = self._owners.options(session_id=owner)
         try:
             while not self.closing:
-                owners = (await self._view.overview()).owners
-                mine = [name for name in self._feeds if owners.get(name) == owner]
-                feeds = {name: self._feeds[name] for name in mine if not self._feeds[name].ended}
+                overview = await self._view.overview()
+                mine = [key for key in _states(overview) if overview.owners.get(key[0]) == owner]
+                feeds = {name: (made_at, feed) for name, made_at in mine
+                         if (feed := self._feeds.get((name, made_at))) is not None and not feed.ended}  # fmt: skip
                 if not feeds:
                     return
-                given = await handle.poll.remote({name: _want(feed) for name, feed in feeds.items()}, WAIT_S)
-                for name, feed in feeds.items():
+                given = await handle.poll.remote({name: _want(*each) for name, each in feeds.items()}, WAIT_S)
+                for name, (_, feed) in feeds.items():
                     if name in given:
                         self._take(feed, given[name])
                 if given.keys() != feeds.keys():        # they are elsewhere, or not open yet
@@ -266,15 +232,16 @@ def apart(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return contextvars.Context().run(asyncio.get_running_loop().create_task, coroutine)
 
 
-def _want(feed: Feed) -> Want:
+def _want(made_at: float, feed: Feed) -> Want:
     picture_after = None
     if feed.picture_watchers:
         picture_after = -1 if feed.picture is None else feed.picture.index
-    return Want(feed.last_index, picture_after)
+    return Want(made_at, feed.last_index, picture_after)
 
 
-def _state(overview: Overview, stream: str) -> str:
-    return next((status["state"] for status in overview.statuses if status["id"] == stream), "")
+def _states(overview: Overview) -> dict[tuple[str, float], str]:
+    """Of every stream, by id and when it was made."""
+    return {(status["id"], status["started_at"]): status["state"] for status in overview.statuses}
 
 
 async def _rung(bell: asyncio.Event, timeout_s: float) -> bool:

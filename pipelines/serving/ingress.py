@@ -26,8 +26,9 @@ from operators.errors import ConfigError, MaskstreamError
 from operators.live.addresses import NotAllowed
 from pipelines.serving.config import ServeConfig
 from pipelines.serving.guard import guard
-from pipelines.serving.hub import DOWN, Hub, View
+from pipelines.serving.hub import Hub
 from pipelines.serving.streams import PlanFull, StreamTaken, UnknownStream
+from pipelines.serving.view import DOWN, View
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,22 @@ class Backend:
         self.view = View(app)
         self.hub = Hub(owners, self.view)
 
-    async def owner_of(self, stream: str, patience_s: float = PATIENCE_S) -> str:
-        """Who has the stream; waits for one. Raises UnknownStream; PlanFull where nobody takes it in time."""
+    async def known(self) -> set[str] | None:
+        """Ids of all streams; None where nobody can say now."""
+        with contextlib.suppress(*DOWN):
+            overview = await self.view.overview(0.0)
+            if overview.settled:
+                return {status["id"] for status in overview.statuses}
+        return None
+
+    async def owner_of(self, stream: str, made_at: float, patience_s: float = PATIENCE_S) -> str:
+        """Who has the stream that was made then; waits for one. Raises UnknownStream, also where another stream has its
+        id now; PlanFull where nobody takes it in time."""
         until = time.monotonic() + patience_s
         while True:
             owner = None
             with contextlib.suppress(*DOWN):        # the registry is being made anew
-                await self.view.status(stream, max_age_s=0.2)
+                await self.view.status(stream, 0.2, made_at)
                 owner = (await self.view.overview()).owners.get(stream)
             if owner is not None:
                 return owner
@@ -69,16 +79,17 @@ class Backend:
                 raise PlanFull(f"No replica has taken the stream '{stream}' within {patience_s:g} s; try again.")
             await asyncio.sleep(0.2)
 
-    async def at_owner(self, stream: str, method: str, *arguments: Any) -> Any:
+    async def at_owner(self, stream: str, made_at: float, method: str, *arguments: Any) -> Any:
         """Call a method of the stream's owner, of the next one if that is gone or has it no more (None).
 
         Raises as `owner_of`.
         """
         until = time.monotonic() + PATIENCE_S
         while True:
-            owner = await self.owner_of(stream)
+            owner = await self.owner_of(stream, made_at)
             with contextlib.suppress(*DOWN):
-                given = await getattr(self.owners.options(session_id=owner), method).remote(stream, *arguments)
+                handle = self.owners.options(session_id=owner)
+                given = await getattr(handle, method).remote(stream, made_at, *arguments)
                 if given is not None and given is not False:
                     return given
             if time.monotonic() > until:
@@ -144,7 +155,7 @@ class Ingress:
         config = self._backend.config
         with contextlib.suppress(RuntimeError):         # there is a loop where Serve calls this
             self._registering = asyncio.get_running_loop().create_task(self._register())
-        return guard(make_app(self._backend), config.guard, bound_to=config.host)
+        return guard(make_app(self._backend), config.guard, bound_to=config.host, streams=self._backend.known)
 
     async def check_health(self) -> None:
         """Raises where the cameras of the settings could not be registered for a reason that lasts."""

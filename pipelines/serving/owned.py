@@ -87,6 +87,11 @@ class Owned:
     def id(self) -> str:
         return self.spec.id
 
+    @property
+    def elsewhere(self) -> bool:
+        """Another owner is to go on with it: whatever comes for it is for that one."""
+        return self.phase == "leaving" or self.released
+
     def settle(self) -> None:
         """With nothing under way: what was taken and did not come out is lost, if there is a reason for it."""
         if self.to_settle is not None and not self.under_way:
@@ -122,21 +127,22 @@ class Owned:
 
     def account(self) -> Account:
         """What another owner would begin with, were this one to die now: what is under way counts as lost."""
-        counts, base = self.queue.counts(), self.base
+        base, out = self.base, self.base.out + self.out     # read once, and first: see `status`
+        counts = self.queue.counts()
         dropped = self._dropped(counts.dropped)
-        missing = base.frames_in + counts.frames_in - base.out - self.out - sum(dropped.values())
+        missing = base.frames_in + counts.frames_in - out - sum(dropped.values())
         if missing > 0 and not self.released:
             dropped["restarted"] = dropped.get("restarted", 0) + missing
         # behind every frame that came: more of them may have left the graph by the time this is needed
         index = max(self.next_index, base.next_index + counts.frames_in)
-        frames_in, out = base.frames_in + counts.frames_in, base.out + self.out
+        frames_in = base.frames_in + counts.frames_in
         return Account(frames_in, out, dropped, self._reconnects(), index, max(self.next_index, self.floor))
 
     def dropped(self) -> dict[str, int]:
         return self._dropped(self.queue.counts().dropped)
 
     def _dropped(self, queue: dict[str, int]) -> dict[str, int]:
-        total = Counter(self.base.dropped) + Counter(queue) + self.lost
+        total = Counter(self.base.dropped) + Counter(queue) + Counter(self.lost)   # a copy: the engine adds to it
         return {reason: count for reason, count in total.items() if count}
 
     def _reconnects(self) -> int:
@@ -145,9 +151,9 @@ class Owned:
     def status(self) -> Status:
         """What clients see; frames in = out + dropped + in flight in it, always."""
         state = self.source.state() if self.source is not None else SourceState("connecting")
+        out = self.base.out + self.out      # before the queue is asked: what comes out meanwhile may have come in later
         counts = self.queue.counts()
-        dropped = self._dropped(counts.dropped)
-        frames_in, out = self.base.frames_in + counts.frames_in, self.base.out + self.out
+        dropped, frames_in = self._dropped(counts.dropped), self.base.frames_in + counts.frames_in
         in_flight, now = frames_in - out - sum(dropped.values()), time.time()
         self._idle_at = self._idle_at if in_flight else now
         fps_out, p50, p95 = self.channel.rates()
@@ -162,6 +168,7 @@ class Owned:
             "latency_ms": {"p50": p50, "p95": p95},
             "frames": {"in": frames_in, "out": out, "in_flight": in_flight, "dropped": dropped},
             "tracks": self.channel.shown,
+            "min_score": self.channel.min_score,
             "reconnects": self._reconnects(),
             "last_result_at": self.channel.last_at,
             "stalled_s": round(now - max(self._idle_at, self.channel.last_at or 0.0), 1) if in_flight else 0.0,

@@ -107,7 +107,7 @@ class Owner:
         until = time.monotonic() + min(wait_s, MAX_WAIT_S)
         while True:
             bell = self._bell
-            found = {name: stream for name in wants if (stream := self._engine.get(name)) is not None}
+            found = {name: stream for name in wants if (stream := self._of(name, wants[name].made_at)) is not None}
             ready = {name for name, stream in found.items() if self._has(stream, wants[name])}
             left = until - time.monotonic()
             if ready or left <= 0 or not found:
@@ -115,23 +115,23 @@ class Owner:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(bell.wait(), left)
 
-    async def push(self, stream: str, kind: str, data: bytes, timestamp: float | None) -> str | None:
+    async def push(self, stream: str, made_at: float, kind: str, data: bytes, timestamp: float | None) -> str | None:
         """A picture ("image") or a piece of H.264 ("h264") of a pushed stream. None where it is not here; "" when it
         was taken, else why it was not."""
-        owned = self._engine.get(stream)
-        if owned is None or owned.phase in ("leaving", "over"):
+        owned = self._of(stream, made_at)
+        if owned is None or owned.elsewhere or owned.phase == "over":
             return None
         put = owned.source.image if kind == "image" else owned.source.chunk
         try:
             await asyncio.to_thread(put, data, timestamp)
         except MaskstreamError as error:
-            return str(error)
+            return None if owned.elsewhere else str(error)      # handed over since just now, it seemed to have ended
         return ""
 
-    async def end_push(self, stream: str) -> bool:
+    async def end_push(self, stream: str, made_at: float) -> bool:
         """The client gave its last frame. False where the stream is not here."""
-        owned = self._engine.get(stream)
-        if owned is None:
+        owned = self._of(stream, made_at)
+        if owned is None or owned.elsewhere:
             return False
         await asyncio.to_thread(owned.source.end)
         return True
@@ -152,6 +152,12 @@ class Owner:
             return error
         finally:
             self._private.discard(job.stream)
+
+    def _of(self, stream: str, made_at: float) -> Owned | None:
+        """The stream that was made then. One that was removed stays here until the registry says so, half a second at
+        most, and the next of its name is opened after it."""
+        owned = self._engine.get(stream)
+        return owned if owned is not None and owned.spec.created_at == made_at else None
 
     def _has(self, stream: Owned, want: Want) -> bool:
         channel: Channel = stream.channel
@@ -207,18 +213,18 @@ class Owner:
         await asyncio.to_thread(self._obey, orders)
 
     def _obey(self, orders: Orders) -> None:
-        for opening in orders.openings:
+        for stream in orders.drop:              # first: of this name there may be another to open
+            self._engine.remove(stream)
+            owned = self._engine.get(stream)
+            if owned is not None and owned.phase == "over":
+                self._forget(stream)
+        for opening in orders.openings:         # where the one before is not over yet, with the orders after these
             try:
                 self._engine.open(opening)
             except MaskstreamError as error:
                 self._refused(opening, error)
         for stream in orders.release:
             self._engine.release(stream)
-        for stream in orders.drop:
-            self._engine.remove(stream)
-            owned = self._engine.get(stream)
-            if owned is not None and owned.phase == "over":
-                self._forget(stream)
 
     def _tell_states_again(self) -> None:
         """The registry may not have the snapshots that it was told of."""

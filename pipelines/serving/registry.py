@@ -110,6 +110,9 @@ class Registry:
         self._removed: dict[str, float] = {}
         """Streams that were removed -> when the last of their name had been made: an owner that still has it, or one
         before it, is to drop it."""
+        self._closing_at: dict[str, str] = {}
+        """Streams that were removed -> the owner that has not said yet that it closed them. Another of the id begins
+        there: elsewhere it would begin before that one is over, and later groups know a stream by its id alone."""
         self._declared: dict[str, StreamSpec] = {}
         self._closing = False
         self._made_at = clock()
@@ -162,6 +165,8 @@ class Registry:
     def _replace(self, spec: StreamSpec) -> None:
         """The stream of this id, if there is one, ends; this one begins. Raises PlanFull; then nothing has changed."""
         before = self._entries.pop(spec.id, None)
+        if before is not None and before.owner is not None:
+            self._closing_at[spec.id] = before.owner
         try:
             self.register(spec)
         except PlanFull:
@@ -175,6 +180,8 @@ class Registry:
         if entry is None:
             raise UnknownStream(f"There is no stream '{stream}'.")
         self._removed[stream] = entry.spec.created_at
+        if entry.owner is not None:
+            self._closing_at[stream] = entry.owner
         while len(self._removed) > 1000:
             self._removed.pop(next(iter(self._removed)))
         return entry.status
@@ -201,12 +208,15 @@ class Registry:
         """The word of an owner. `leaving`: it shuts down, and what it tells is released."""
         now = self._clock()
         self._owners[name] = Owner(now, actor, most, leaving)
-        drop, has = [], set()
+        drop, has, there = [], set(), set()
         for each in told:
+            there.add(each.spec.id)
             if not self._heard(name, each, now):
                 drop.append(each.spec.id)
             elif not each.released:
                 has.add(each.spec.id)
+        for stream in [stream for stream, owner in self._closing_at.items() if owner == name and stream not in there]:
+            del self._closing_at[stream]
         if leaving and not has:
             del self._owners[name]
         self._look_around()
@@ -245,6 +255,7 @@ class Registry:
             silent = now - owner.heard_at
             if silent > AWAY_S or (silent > ASK_AFTER_S and self._is_dead(owner.actor)):
                 del self._owners[name]
+        self._closing_at = {stream: owner for stream, owner in self._closing_at.items() if owner in self._owners}
         for entry in self._entries.values():
             if entry.owner is not None and entry.owner not in self._owners:
                 entry.owner, entry.releasing = None, False
@@ -258,7 +269,8 @@ class Registry:
                 load[entry.owner] += 1
         for entry in self._entries.values():
             if entry.owner is None and load and entry.status.get("state") not in ("ended", "failed"):
-                entry.owner = min(load, key=load.__getitem__)
+                closing_at = self._closing_at.get(entry.spec.id)
+                entry.owner = closing_at if closing_at in load else min(load, key=load.__getitem__)
                 load[entry.owner] += 1
 
     def _settled(self) -> bool:

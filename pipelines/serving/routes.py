@@ -24,6 +24,7 @@ from operators.errors import ConfigError, MaskstreamError
 from pipelines.serving.health import Verdict, health, readiness
 from pipelines.serving.prometheus import CONTENT_TYPE, metrics_text
 from pipelines.serving.streams import MAX_QUEUE, Policy
+from pipelines.serving.view import DOWN
 
 PAGE = Path(__file__).parent / "page"
 BOUNDARY = "maskstream-frame"
@@ -119,9 +120,8 @@ async def remove(request: Request, stream: str) -> JSONResponse:
 async def tracks(request: Request, stream: str, after: Annotated[int | None, Query(ge=-1)] = None) -> Response:
     """Results as newline-delimited JSON, or as server-sent events with `Accept: text/event-stream`, until the stream
     ends. `after`: those of later frames that are still known, first; without it from now on. 404."""
-    backend = request.app.state.backend
-    await backend.view.status(stream, 0.0)
-    lines = backend.hub.lines(stream, after)
+    hub = request.app.state.backend.hub
+    lines = hub.lines(await hub.place(stream, after))
     if "text/event-stream" in request.headers.get("accept", ""):
         return StreamingResponse(_events(lines), media_type="text/event-stream", headers=NO_BUFFER)
     return StreamingResponse(_joined(lines), media_type="application/x-ndjson", headers=NO_BUFFER)
@@ -133,9 +133,8 @@ async def overlay(
 ) -> StreamingResponse:
     """Motion JPEG: the newest frame with masks, ids and labels, at most `fps` a second. 404."""
     backend = request.app.state.backend
-    await backend.view.status(stream, 0.0)
     most = min(fps or backend.config.overlay_fps, backend.config.overlay_fps)
-    pictures = backend.hub.pictures(stream, most)
+    pictures = backend.hub.pictures(await backend.hub.place(stream, -1), most)
     kind = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
     return StreamingResponse(_parts(pictures), media_type=kind, headers=NO_BUFFER)
 
@@ -178,7 +177,7 @@ async def events(request: Request) -> StreamingResponse:
 
     async def told() -> AsyncIterator[bytes]:
         while not backend.hub.closing:
-            overview = await backend.view.overview()
+            overview = await backend.view.overview(0.0)
             yield _event(json.dumps({"streams": list(overview.statuses)}).encode())
             await asyncio.sleep(1.0)
 
@@ -189,7 +188,7 @@ async def events(request: Request) -> StreamingResponse:
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Prometheus's text."""
-    overview = await request.app.state.backend.view.overview()
+    overview = await request.app.state.backend.view.overview(0.0)
     return PlainTextResponse(metrics_text(overview.statuses), media_type=CONTENT_TYPE)
 
 
@@ -205,8 +204,8 @@ async def healthz(request: Request) -> JSONResponse:
 @router.get("/readyz")
 async def readyz(request: Request) -> JSONResponse:
     """200 once streams can be taken and all have a replica; 503 and why not."""
-    closing = request.app.state.backend.hub.closing
-    return await _verdict(request, lambda overview: readiness(overview, closing))
+    hub = request.app.state.backend.hub
+    return await _verdict(request, lambda overview: readiness(overview, hub.closing))
 
 
 def mount_page(app: FastAPI) -> None:
@@ -216,10 +215,8 @@ def mount_page(app: FastAPI) -> None:
 
 
 async def _verdict(request: Request, judge: Callable[[Any], Verdict]) -> JSONResponse:
-    from pipelines.serving.hub import DOWN
-
     try:
-        good, said = judge(await request.app.state.backend.view.overview(0.2))
+        good, said = judge(await request.app.state.backend.view.overview(0.0))
     except DOWN:
         good, said = False, {"error": "The registry of streams does not answer."}
     return JSONResponse(said, 200 if good else 503)

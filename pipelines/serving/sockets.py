@@ -20,11 +20,11 @@ import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, WebSocket
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from operators.errors import MaskstreamError
-from pipelines.serving.hub import DOWN
 from pipelines.serving.streams import PlanFull, UnknownStream
+from pipelines.serving.view import DOWN
 
 router = APIRouter()
 
@@ -41,14 +41,15 @@ KNOWN_S = 2.0
 
 @router.websocket("/streams/{stream}/tracks")
 async def tracks(socket: WebSocket, stream: str, after: Annotated[int | None, Query(ge=-1)] = None) -> None:
-    """Results until the stream ends; the connection outlives the replica that works on it."""
+    """Results until the stream ends; the connection outlives the replica that works on it. Without `after`: of all
+    frames that are pushed once the connection is open."""
     backend = socket.app.state.backend
-    await socket.accept()
     try:
-        await backend.view.status(stream, 0.0)
+        place = await backend.hub.place(stream, after)
+        await socket.accept()
         gone = asyncio.ensure_future(_until_gone(socket))
         try:
-            async with contextlib.aclosing(backend.hub.lines(stream, after)) as batches:
+            async with contextlib.aclosing(backend.hub.lines(place)) as batches:
                 async for batch in batches:
                     if gone.done():
                         return
@@ -65,7 +66,7 @@ async def tracks(socket: WebSocket, stream: str, after: Annotated[int | None, Qu
 
 @router.websocket("/streams/{stream}/frames")
 async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"] = "image") -> None:
-    """Frames of a pushed stream. A client that is cut may connect again and go on."""
+    """Frames of a pushed stream, that which has the id now. A client that is cut may connect again and go on."""
     backend = socket.app.state.backend
     await socket.accept()
     try:
@@ -74,15 +75,16 @@ async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"
             await _tell(socket, f"The stream '{stream}' is pulled from its address; nothing can be pushed into it.")
             await _close(socket, NOT_PUSHED)
             return
-        while (message := await _next(socket, backend, stream)) is not None:
+        made_at = status["started_at"]
+        while (message := await _next(socket, backend, stream, made_at)) is not None:
             if message["type"] == "websocket.disconnect":
                 return
             if message.get("text") == "end":
-                await backend.at_owner(stream, "end_push")
+                await backend.at_owner(stream, made_at, "end_push")
                 await socket.send_json({"end": True})
                 await _close(socket, DONE)
                 return
-            error = await _push(backend, stream, format, message.get("bytes"))
+            error = await _push(backend, stream, made_at, format, message.get("bytes"))
             if error:
                 await _tell(socket, error)
         await _close(socket, RESTART)
@@ -92,7 +94,7 @@ async def frames(socket: WebSocket, stream: str, format: Literal["image", "h264"
         await _refuse(socket, error)
 
 
-async def _push(backend: Any, stream: str, kind: str, data: bytes | None) -> str:
+async def _push(backend: Any, stream: str, made_at: float, kind: str, data: bytes | None) -> str:
     """Why a message was refused; "" if it was not."""
     if data is None:
         return 'Expected binary messages, or the text "end".'
@@ -103,10 +105,10 @@ async def _push(backend: Any, stream: str, kind: str, data: bytes | None) -> str
         timestamp = time.time()
     if not math.isfinite(timestamp) or not EARLIEST < timestamp < time.time() + AHEAD_S:
         return f"The capture time {timestamp!r} is none: expected Unix seconds up to now, or 0 for now."
-    return await backend.at_owner(stream, "push", kind, data[8:], timestamp)
+    return await backend.at_owner(stream, made_at, "push", kind, data[8:], timestamp)
 
 
-async def _next(socket: WebSocket, backend: Any, stream: str) -> Any:
+async def _next(socket: WebSocket, backend: Any, stream: str, made_at: float) -> Any:
     """The client's next message; None once the server ends. Raises UnknownStream where the stream was removed while
     the client was silent."""
     receiving = asyncio.ensure_future(socket.receive())
@@ -115,7 +117,7 @@ async def _next(socket: WebSocket, backend: Any, stream: str) -> Any:
             if (await asyncio.wait({receiving}, timeout=LOOK_S))[0]:
                 return receiving.result()
             with contextlib.suppress(*DOWN):        # a registry that is being made anew knows no stream yet
-                await backend.view.status(stream, KNOWN_S)
+                await backend.view.status(stream, KNOWN_S, made_at)
         return None
     finally:
         receiving.cancel()
@@ -130,6 +132,8 @@ async def _until_gone(socket: WebSocket) -> None:
 
 async def _refuse(socket: WebSocket, error: Exception) -> None:
     """Say why, and close."""
+    if socket.application_state is WebSocketState.CONNECTING:
+        await socket.accept()
     if isinstance(error, DOWN):
         await _tell(socket, "A process of the server died or does not answer; connect again in a few seconds.")
         await _close(socket, RESTART)

@@ -128,6 +128,8 @@ class Picture:
 class Want:
     """What somebody wants to know of a stream."""
 
+    made_at: float
+    """Its `created_at`: another stream that has, or had, its id is not meant."""
     after: int
     """Results of later frames than this."""
     picture_after: int | None = None
@@ -152,6 +154,6 @@ def blank_status(spec: StreamSpec, state: str, reason: str) -> Status:
         "id": spec.id, "kind": spec.kind, "url": None if spec.url is None else public_url(spec.url), "state": state,
         "reason": reason, "retry_in_s": None, "width": None, "height": None, "fps_in": 0.0, "fps_out": 0.0,
         "latency_ms": {"p50": None, "p95": None}, "frames": {"in": 0, "out": 0, "in_flight": 0, "dropped": {}},
-        "tracks": 0, "reconnects": 0, "started_at": spec.created_at, "last_result_at": None,
+        "tracks": 0, "min_score": None, "reconnects": 0, "started_at": spec.created_at, "last_result_at": None,
         "stalled_s": 0.0,
     }  # fmt: skip

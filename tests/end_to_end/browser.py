@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
 )  # fmt: skip
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+"""Of whatever takes a second on a quiet machine."""
 KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), " ": (" ", 32)}
 
 
@@ -33,13 +35,19 @@ def chromium() -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="maskstream-chromium-", ignore_cleanup_errors=True) as folder:
         command = [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        reader = threading.Thread(target=process.stderr.read, daemon=True)
         try:
+            address = _address(process)
+            reader.start()      # what it says, and nobody reads, would make it wait one day
             # nobody reads while a test waits for something else: no answer to a ping in time is no fault
-            with connect(_address(process), max_size=None, ping_interval=None) as socket:
+            with connect(address, max_size=None, ping_interval=None) as socket:
                 yield Browser(socket)
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            if reader.is_alive():
+                reader.join()
+            process.stderr.close()
 
 
 def _address(process: subprocess.Popen) -> str:
@@ -75,13 +83,16 @@ class Browser:
         page.call("Page.navigate", url=address)
         return page
 
-    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """The result of a command. Raises AssertionError with what the browser says."""
+    def call(
+        self, method: str, session: str | None = None, *, timeout_s: float = PATIENCE_S, **params: Any
+    ) -> dict[str, Any]:
+        """The result of a command. Raises AssertionError with what the browser says; TimeoutError where it says nothing
+        for `timeout_s` and half a minute more."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params} | ({"sessionId": session} if session else {})
         self._socket.send(json.dumps(message))
         while True:
-            answer = json.loads(self._socket.recv(timeout=PATIENCE_S + 10))
+            answer = json.loads(self._socket.recv(timeout=timeout_s + 30))
             if answer.get("id") == self._number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
@@ -120,9 +131,10 @@ class Page:
         screen = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.call("Emulation.setDeviceMetricsOverride", **screen)
 
-    def value(self, script: str) -> Any:
+    def value(self, script: str, timeout_s: float = PATIENCE_S) -> Any:
         """What an expression gives, as JSON; of a promise what it comes to."""
-        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        how = {"awaitPromise": True, "returnByValue": True, "timeout_s": timeout_s}
+        result = self.call("Runtime.evaluate", expression=script, **how)
         assert "exceptionDetails" not in result, result["exceptionDetails"].get("exception", {}).get("description")
         return result["result"].get("value")
 
@@ -137,7 +149,7 @@ class Page:
             }};
             look();
         }})"""
-        value = self.value(look)
+        value = self.value(look, timeout_s)
         assert value, f"never true: {condition}\n{self.errors}\n{self.text()}"
         return value
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -137,9 +138,12 @@ def graph_file(path: Path, *placement: dict[str, Any]) -> Path:
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives to whoever connects: it is used seconds later, and connections come and go."""
+    for port in random.sample(range(20_000, 32_000), 1000):
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a thousand ports are taken")
 
 
 def plain(line: str | bytes) -> dict[str, Any]:
@@ -163,6 +167,11 @@ def adds_up(status: dict[str, Any]) -> bool:
     return frames["in"] == frames["out"] + sum(frames["dropped"].values()) + frames["in_flight"]
 
 
+def over(status: dict[str, Any]) -> dict[str, Any] | None:
+    """The Status of a stream that has ended, and of which nothing is on its way any more."""
+    return status if status["state"] == "ended" and not status["frames"]["in_flight"] else None
+
+
 def test_a_file_gives_what_it_gives_offline(server: Server) -> None:
     """As NDJSON, as SSE and by WebSocket: equal ids, masks, boxes, scores and times, in all three and offline."""
     assert server.add("file", url=server.video.as_uri(), policy="block").status_code == 201
@@ -176,7 +185,7 @@ def test_a_file_gives_what_it_gives_offline(server: Server) -> None:
     assert [plain(event.removeprefix("data: ")) for event in events] == server.offline
     with server.socket(f"/streams/file/tracks?after={NUM_FRAMES - 6}") as client:
         assert [plain(text) for text in client] == server.offline[NUM_FRAMES - 5 :]
-    status = eventually(lambda: (found := server.status("file"))["state"] == "ended" and found)
+    status = eventually(lambda: over(server.status("file")))
     assert status["frames"] == {"in": NUM_FRAMES, "out": NUM_FRAMES, "in_flight": 0, "dropped": {}}
     assert server.remove("file").status_code == 200
 
@@ -215,10 +224,43 @@ def test_every_process_of_the_server_knows_what_was_done_to_another(server: Serv
         assert server.add("new").status_code == 201
         assert [status["id"] for status in server.get("/streams").json()["streams"]] == ["new"]
         assert server.get("/streams/new").status_code == 200
+        assert 'stream="new"' in server.get("/metrics").text
         assert server.remove("new").status_code == 200
         assert server.get("/streams").json() == {"streams": []}
         assert server.get("/streams/new").status_code == 404
         assert server.get("/streams/new/tracks").status_code == 404
+        assert "no stream 'new'" in server.get("/streams/new/overlay.jpg").json()["error"]
+        assert 'stream="new"' not in server.get("/metrics").text
+
+
+def test_a_stream_has_the_id_of_one_that_was_just_removed(server: Server) -> None:
+    """The clients of that one are told that it is over, and no frame of either goes to the other, though the process
+    that worked on it does not know yet."""
+    messages = frames_of(server)
+    assert server.add("again", policy="block").status_code == 201
+    before = server.socket("/streams/again/tracks"), server.socket("/streams/again/frames")
+    with before[0] as old_results, before[1] as old_frames:
+        for message in messages[:6]:
+            old_frames.send(message)
+        assert [json.loads(old_results.recv(timeout=PATIENCE_S))["frame"] for _ in range(6)] == list(range(6))
+        assert server.remove("again").status_code == 200
+        assert server.add("again", policy="block").status_code == 201
+        with server.socket("/streams/again/tracks") as results, server.socket("/streams/again/frames") as frames:
+            for message in messages[:4]:
+                frames.send(message)
+            records = [json.loads(results.recv(timeout=PATIENCE_S)) for _ in range(4)]
+            frames.send("end")
+            assert json.loads(frames.recv(timeout=PATIENCE_S)) == {"end": True}
+        assert "no stream 'again'" in json.loads(old_frames.recv(timeout=PATIENCE_S))["error"]
+        for client, code in ((old_frames, 4404), (old_results, 1000)):
+            with pytest.raises(ConnectionClosed) as closed:
+                client.recv(timeout=PATIENCE_S)
+            assert closed.value.rcvd.code == code
+    assert [record["frame"] for record in records] == list(range(4))
+    assert [record["instances"] for record in records] == [record["instances"] for record in server.offline[:4]]
+    status = eventually(lambda: over(server.status("again")))
+    assert status["frames"] == {"in": 4, "out": 4, "in_flight": 0, "dropped": {}}
+    assert server.remove("again").status_code == 200
 
 
 def test_the_plan_is_full(server: Server) -> None:
@@ -252,9 +294,15 @@ def test_pushed_frames(server: Server) -> None:
             results.recv(timeout=PATIENCE_S)
     assert [record["instances"] for record in records] == [record["instances"] for record in server.offline[:8]]
     assert [round(record["captured_at"] - started, 3) for record in records] == [round(n / 12, 3) for n in range(8)]
-    status = eventually(lambda: (found := server.status("pushed"))["state"] == "ended" and found)
+    status = eventually(lambda: over(server.status("pushed")))
     assert adds_up(status) and status["kind"] == "push" and status["frames"]["out"] == 8
     server.remove("pushed")
+
+
+def frames_of(server: Server) -> list[bytes]:
+    """The frames of the file as messages to push, captured when they come."""
+    with av.open(str(server.video)) as file:
+        return [struct.pack("<d", 0.0) + encoded(frame.to_image()) for frame in file.decode(video=0)]
 
 
 def encoded(image: Image.Image) -> bytes:
@@ -311,8 +359,7 @@ def test_an_owner_is_killed(server: Server) -> None:
 def test_the_registry_and_the_ingress_are_killed(server: Server) -> None:
     """Streams stay where they are; clients connect again, and are given what they missed."""
     server.add("steady", policy="block")
-    with av.open(str(server.video)) as file:
-        messages = [struct.pack("<d", 0.0) + encoded(frame.to_image()) for frame in file.decode(video=0)]
+    messages = frames_of(server)
     with server.socket("/streams/steady/frames") as frames:
         for message in messages[:4]:
             frames.send(message)
@@ -369,26 +416,29 @@ def test_groups_in_two_processes(split: Server) -> None:
 def survives(server: Server, name: str, victim: Callable[[], int]) -> None:
     """A process dies: the sockets stay, indices rise, what was lost is counted, and objects keep their ids."""
     server.add(name, policy="block", queue=4)
-    with av.open(str(server.video)) as file:
-        messages = [struct.pack("<d", 0.0) + encoded(frame.to_image()) for frame in file.decode(video=0)]
+    messages = frames_of(server)
     with server.socket(f"/streams/{name}/tracks") as results, server.socket(f"/streams/{name}/frames") as frames:
         for message in messages[:12]:
             frames.send(message)
         before = [json.loads(results.recv(timeout=PATIENCE_S)) for _ in range(12)]
         eventually(lambda: server.status(name)["frames"]["out"] == 12)      # the registry has heard of them
         os.kill(victim(), signal.SIGKILL)
-        for message in messages[12:20]:
+        for message in messages[12:]:       # of twelve, eight are lost at most: two batches of four
             frames.send(message)
         after = [json.loads(results.recv(timeout=PATIENCE_S)) for _ in range(4)]
     indices = [record["frame"] for record in (*before, *after)]
     assert indices == sorted(set(indices))
-    known = {instance["track_id"] for record in before for instance in record["instances"]}
-    held = {instance["track_id"] for instance in after[0]["instances"]}
-    assert held and held <= known, "objects that were there keep their ids"
+    staying = set.intersection(*map(well_seen, server.offline[11:]))
+    assert len(staying) >= 5 and staying <= well_seen(after[0]), "objects that were there keep their ids"
     status = eventually(lambda: (found := server.status(name))["frames"]["in_flight"] == 0 and found)
     assert adds_up(status) and status["frames"]["dropped"].get("restarted", 0) >= 1
     assert server.get("/healthz").status_code == 200
     server.remove(name)
+
+
+def well_seen(record: dict[str, Any]) -> set[int]:
+    """Ids of the objects of a record; what the network half believes in comes and goes."""
+    return {instance["track_id"] for instance in record["instances"] if instance["score"] >= 0.7}
 
 
 def owner_of(stream: str) -> str:
@@ -420,8 +470,7 @@ def test_a_new_version_takes_over(server: Server) -> None:
     from pipelines.serving.app import build
 
     server.add("moved", policy="block", queue=4)
-    with av.open(str(server.video)) as file:
-        messages = [struct.pack("<d", 0.0) + encoded(frame.to_image()) for frame in file.decode(video=0)]
+    messages = frames_of(server)
     with server.socket("/streams/moved/tracks") as results, server.socket("/streams/moved/frames") as frames:
         for message in messages[:8]:
             frames.send(message)
@@ -431,7 +480,7 @@ def test_a_new_version_takes_over(server: Server) -> None:
     with asked_all_the_while(server) as answers:
         serve.run(build(changed), name="maskstream", route_prefix="/")
         eventually(lambda: owner_of_now("moved") not in (None, old))
-        eventually(lambda: server.status("declared")["frames"]["out"] > 0)
+        eventually(lambda: statuses(server).get("declared", {}).get("frames", {}).get("out"))
     assert set(answers) == {200}
     with server.socket("/streams/moved/tracks?after=-1") as results, server.socket("/streams/moved/frames") as frames:
         for message in messages[8:12]:
@@ -485,5 +534,6 @@ def test_the_server_ends(server: Server) -> None:
             with pytest.raises(ConnectionClosed) as closed:
                 client.recv(timeout=PATIENCE_S)
             assert closed.value.rcvd.code == 1012
-    assert server.get("/readyz").status_code == 503 and "shut down" in server.get("/readyz").json()["error"]
+    for answer in [server.get("/readyz") for _ in range(8)]:        # of either ingress
+        assert answer.status_code == 503 and "shut down" in answer.json()["error"]
     assert server.add("later").status_code == 503

@@ -108,10 +108,11 @@ def followed(server: str, id: str) -> list[dict[str, Any]]:
 
 def test_a_camera_of_the_settings(server: str, client: Client, clip: Path, gate: RealRtsp) -> None:
     """It was away when the server started. Its picture shows its masks, to a browser and to FFmpeg."""
+    eventually(lambda: "gate" in [status["id"] for status in client.streams()])     # an ingress names it once it runs
     records = followed(server, "gate")
     eventually(lambda: len(records) >= 6)
-    status = client.status("gate")
-    assert (status["state"], status["width"], status["height"]) == ("live", 192, 128) and adds_up(status)
+    status = eventually(lambda: (found := client.status("gate"))["state"] == "live" and found)
+    assert (status["width"], status["height"]) == (192, 128) and adds_up(status)
     assert all(record["instances"] and record["latency_ms"] >= 0 for record in records[:6])
     plain_pictures = [np.asarray(image, int) for image in images(clip)]
     masked = np.asarray(Image.open(io.BytesIO(client.picture("gate"))), int)
@@ -143,7 +144,9 @@ def test_a_camera_by_udp_changes_its_size(server: str, client: Client, gate: Rea
 def test_a_camera_dies_and_returns_and_another_loses_nothing(server: str, client: Client, clip: Path,
                                                              gate: RealRtsp) -> None:
     others = followed(server, "gate")
-    with RealRtsp(clip.parent, needs_h264=True) as door:
+    door = RealRtsp(clip.parent, needs_h264=True)
+    door.port = free_port()             # nobody takes it while the camera is away
+    with door:
         client.add("door", door.url("clip"), queue=QUEUE)
         records = followed(server, "door")
         eventually(lambda: len(records) >= 4)
@@ -161,9 +164,10 @@ def test_a_camera_dies_and_returns_and_another_loses_nothing(server: str, client
     assert records[before]["captured_at"] - returned < BACK_S
     indices, times = [record["frame"] for record in records], [record["time_s"] for record in records]
     assert indices == sorted(set(indices)) and times == sorted(set(times))
-    assert client.status("door")["reconnects"] >= 1
+    eventually(lambda: client.status("door")["reconnects"] >= 1)
     client.remove("door")
-    assert [record["frame"] for record in others] == list(range(others[0]["frame"], others[0]["frame"] + len(others)))
+    indices = [record["frame"] for record in list(others)]      # it still grows
+    assert indices == list(range(indices[0], indices[0] + len(indices)))
     status = client.status("gate")
     assert (status["state"], status["frames"]["dropped"]) == ("live", {})
 

@@ -72,7 +72,7 @@ def status(id: str, **changes: Any) -> dict[str, Any]:
         "id": id, "kind": "pull", "url": f"rtsp://10.0.0.7/{id}", "state": "live", "reason": "", "retry_in_s": None,
         "width": 320, "height": 180, "fps_in": 12.0, "fps_out": 11.8, "latency_ms": {"p50": 84.2, "p95": 131.0},
         "frames": {"in": 1204, "out": 1190, "in_flight": 2, "dropped": {"queue_full_oldest": 12}}, "tracks": 3,
-        "reconnects": 0, "started_at": 1_760_000_000.0,
+        "min_score": 0.5, "reconnects": 0, "started_at": 1_760_000_000.0,
     } | changes  # fmt: skip
 
 
@@ -80,6 +80,7 @@ class Recorded:
     """What the server plays; tests change it while it runs."""
 
     def __init__(self, *statuses: dict[str, Any]) -> None:
+        recording(11)       # now: made at the first request for it, it would hold up all others meanwhile
         self.statuses = list(statuses)
         self.frames: dict[str, list[tuple[bytes, list]]] = {}
         """Of a camera; the others play the same one."""
@@ -88,6 +89,7 @@ class Recorded:
         """Of each connection that is open right now, its camera."""
         self.records_before_cut: int | None = None
         """The next socket of tracks is told to come again after so many records."""
+        self.records_sent = 0
         self.asked_after: list[int | None] = []
         """Of each socket of tracks, from which frame on it wanted to know more."""
         self.pushed: dict[str, list[tuple[float, bytes]]] = {}
@@ -204,6 +206,7 @@ def _add_sockets(app: FastAPI, played: Recorded) -> None:
                 record = {"stream": id, "frame": int(now * 12), "captured_at": now - 0.08, "latency_ms": 80.0,
                           "instances": played.frame(id)[1], "dropped": {}}  # fmt: skip
                 await websocket.send_text(json.dumps(record))
+                played.records_sent += 1
                 left = None if left is None else left - 1
                 await asyncio.sleep(1 / 12)
             await websocket.close(1000 if left != 0 else 1012)
@@ -227,7 +230,7 @@ def _add_sockets(app: FastAPI, played: Recorded) -> None:
         await websocket.close(1000)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
     """Fails where it does not come true in time."""
     end = time.monotonic() + timeout_s
     while not condition():
@@ -240,7 +243,10 @@ class Running:
 
     def __init__(self, played: Recorded, config: GuardConfig) -> None:
         self._played, self._config = played, config
-        self._port = 0
+        self.held = socket.socket()         # the port stays ours while nobody listens there
+        self.held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.held.bind(("127.0.0.1", 0))
+        self._port = self.held.getsockname()[1]
         self.start()
 
     @property
@@ -249,7 +255,6 @@ class Running:
 
     def start(self) -> None:
         listening = socket.create_server(("127.0.0.1", self._port))     # who comes early waits in its queue
-        self._port = listening.getsockname()[1]
         app = guard(app_of(self._played), self._config, "127.0.0.1")
         quiet = {"log_level": "critical", "lifespan": "off", "timeout_graceful_shutdown": 0}
         self._server = uvicorn.Server(uvicorn.Config(app, ws="websockets-sansio", **quiet))
@@ -272,3 +277,4 @@ def serving(played: Recorded, config: GuardConfig | None = None) -> Iterator[Run
         yield server
     finally:
         server.stop()
+        server.held.close()

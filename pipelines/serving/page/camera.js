@@ -56,7 +56,10 @@ export class Camera {
   update(status) {
     const before = this.#status;
     this.#status = status ?? { state: "ended", reason: "The server has no camera of this name." };
-    const back = before !== null && stateOf(before) !== "live" && stateOf(this.#status) === "live";
+    const [was, is] = [before, this.#status].map((one) => number(one?.started_at));
+    const other = was !== null && is !== null && was !== is; // another stream has the name now
+    if (other) this.#view?.history.clear();
+    const back = before !== null && (other || stateOf(before) !== "live") && stateOf(this.#status) === "live";
     if (back) this.restart(); // what ended with the stream begins anew, at once
     showState(this.#part("#camera-state"), this.#status);
     const canvas = this.#part("#camera-picture canvas");
@@ -110,7 +113,7 @@ export class Camera {
     while (!over.aborted) {
       const code = await records(socketAddress(streamPath(id, "/tracks")), over, (record) => {
         wait = SHORTEST_RETRY_MS;
-        history.add(record);
+        history.add(record, number(this.#status?.min_score) ?? 0);
         say(note, "");
       });
       if (over.aborted) return;

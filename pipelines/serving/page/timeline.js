@@ -16,8 +16,8 @@ export class TrackHistory {
   #heard = 0; // performance.now() of it
   now = 0; // when it was captured, by the server's clock
 
-  /** Take in a record of the tracks stream; what is not one is left out. */
-  add(record) {
+  /** Take in a record of the tracks stream; what is not one is left out, and tracks that are not drawn either. */
+  add(record, leastScore = 0) {
     const time = number(record?.captured_at);
     if (time === null || !Array.isArray(record.instances)) return;
     if (time < this.now - LONGEST_GAP_S) this.clear(); // the camera's clock was put back
@@ -27,7 +27,7 @@ export class TrackHistory {
     const ids = new Set();
     for (const instance of record.instances.slice(0, MOST_INSTANCES)) {
       const id = instance?.track_id;
-      if (!Number.isSafeInteger(id) || ids.has(id)) continue;
+      if (!Number.isSafeInteger(id) || ids.has(id) || instance.score < leastScore) continue;
       ids.add(id);
       this.#see(instance, time, continued && this.#shown.has(id));
     }

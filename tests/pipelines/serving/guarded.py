@@ -43,12 +43,12 @@ class App:
         if path == "/swallow":
             body = b""
         status = 201 if (scope["method"], path) == ("POST", "/streams") else 200
+        said = json.loads(body) if status == 201 else {"bytes": len(body)}     # raises where that is no JSON
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         if path == "/break":
             await send({"type": "http.response.body", "body": b'{"half": ', "more_body": True})
             raise RuntimeError("secret of the app")
-        said = json.loads(body) if status == 201 else {"bytes": len(body)}
         await send({"type": "http.response.body", "body": json.dumps(said).encode()})
 
     async def _socket(self, scope, receive, send):

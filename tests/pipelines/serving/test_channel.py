@@ -77,9 +77,10 @@ def test_shown_tracks_are_those_of_a_good_score() -> None:
 
 
 def test_rates_are_of_the_last_seconds() -> None:
-    one = channel()
+    one, began = channel(), time.time()
     for index in range(20):
         one.give(tracks(index), time.time() - 0.1, {}, None)
     fps, p50, p95 = one.rates()
-    assert fps == 20.0, "over one second at least: twenty at once are no two thousand a second"
-    assert 100 <= p50 <= p95 < 1000
+    took = time.time() - began
+    assert 19.99 / max(took, 1) <= fps <= 20.0, "over one second at least: twenty at once are no two thousand a second"
+    assert 100 <= p50 <= p95 <= 1000 * took + 101

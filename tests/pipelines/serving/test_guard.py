@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -279,7 +279,9 @@ def test_a_body_that_does_not_come(monkeypatch):
         host, port = address.split(":")
         with socket.create_connection((host, int(port)), 9) as raw:
             raw.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")
-            said = raw.recv(65536)
+            said = b""
+            while not said.endswith(b"}") and (more := raw.recv(65536)):    # its head may come before its text
+                said += more
         assert b"408" in said.split(b"\r\n")[0] and b"Nothing came of the body for 0.2 s" in said
 
 
@@ -318,26 +320,26 @@ def test_messages_are_bounded(closed_server):
 
 
 def test_the_rate_of_messages_is_that_of_the_token(monkeypatch):
-    """Two sockets of one token share it: 20 pass at once, not 20 each."""
-    with guarded(GuardConfig(max_messages_per_s=10), monkeypatch, f"door {TOKEN}, gate {OTHER}") as (address, _):
+    """Two sockets of one token share it: 4 pass at once, not 4 each. Four more would take two seconds."""
+    with guarded(GuardConfig(max_messages_per_s=2), monkeypatch, f"door {TOKEN}, gate {OTHER}") as (address, _):
         answers = 0
         with ExitStack() as stack, pytest.raises(ConnectionClosed) as closed:
             opened = [stack.enter_context(connect(f"ws://{address}/s?token={TOKEN}")) for _ in range(2)]
             for turn in range(60):
                 opened[turn % 2].send("x")
                 answers += opened[turn % 2].recv() == "1"
-        assert closed.value.rcvd.code == 1008 and "more than 10 messages a second" in closed.value.rcvd.reason
-        assert 20 <= answers < 40
+        assert closed.value.rcvd.code == 1008 and "more than 2 messages a second" in closed.value.rcvd.reason
+        assert 4 <= answers < 8
         with connect(f"ws://{address}/s?token={OTHER}") as other:
             other.send("x")
             assert other.recv() == "1"
 
 
 def test_the_rate_of_requests_is_that_of_the_token(monkeypatch):
-    with guarded(GuardConfig(max_requests_per_s=5), monkeypatch, f"door {TOKEN}, gate {OTHER}") as (address, _):
+    with guarded(GuardConfig(max_requests_per_s=2), monkeypatch, f"door {TOKEN}, gate {OTHER}") as (address, _):
         said = [requests.get(f"http://{address}/x?token={TOKEN}", timeout=9) for _ in range(30)]
         refused = [answer for answer in said if answer.status_code == 429]
-        assert refused and all(answer.status_code == 200 for answer in said[:10])
+        assert refused and all(answer.status_code == 200 for answer in said[:4])
         assert refused[0].headers["Retry-After"] == "1" and "the token 'door'" in error_of(refused[0])
         assert requests.get(f"http://{address}/x?token={OTHER}", timeout=9).status_code == 200
         assert requests.get(f"http://{address}/healthz", timeout=9).status_code == 200
@@ -365,6 +367,27 @@ def test_streams_are_bounded_by_token(closed_server):
     assert register("c", OTHER).status_code == 201
     assert requests.delete(f"http://{address}/streams/b%2F%20b", headers=BEARER, timeout=9).status_code == 200
     assert [register(name).status_code for name in ("d", "e")] == [201, 429]
+
+
+def test_streams_that_went_otherwise_are_not_counted():
+    """As those that were removed through another process of the ingress; where nobody can say, they are."""
+    there: set[str] | None = {"a", "b"}
+
+    async def streams():
+        return there
+
+    with serving(guard(App(), GuardConfig(max_streams=2, token_env=""), streams=streams)) as address:
+
+        def register(name):
+            return requests.post(f"http://{address}/streams", json={"id": name}, timeout=9).status_code
+
+        assert [register(name) for name in ("a", "b", "c")] == [201, 201, 429]
+        there = None
+        assert register("c") == 429
+        there = {"b", "of another token"}
+        assert register("c") == 201
+        there = {"b", "c"}
+        assert register("d") == 429
 
 
 # ----------------------------------------------------------------------------------------------- what is never told
@@ -422,10 +445,11 @@ def test_the_number_that_ray_serve_gave_is_kept(open_server):
 
 def test_a_token_never_reaches_the_log(monkeypatch, caplog):
     """And refusals fill no disk."""
-    with guarded(GuardConfig(), monkeypatch, TOKEN) as (address, _), caplog.at_level(logging.DEBUG):
-        requests.get(f"http://{address}/x?token=some-other-token-of-nobody", timeout=9)
+    with guarded(GuardConfig(), monkeypatch, TOKEN) as (address, _), caplog.at_level(logging.DEBUG), \
+            requests.Session() as client:       # one connection: more of them a second than are logged
+        client.get(f"http://{address}/x?token=some-other-token-of-nobody", timeout=9)
         for _ in range(60):
-            requests.get(f"http://{address}/x", headers={"Authorization": "Bearer some-other-token"}, timeout=9)
+            client.get(f"http://{address}/x", headers={"Authorization": "Bearer some-other-token"}, timeout=9)
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("pipelines")]
     assert 20 <= len(ours) < 60 and not any("some-other-token" in line for line in ours)
 
@@ -456,17 +480,21 @@ values = st.one_of(st.binary(max_size=60), st.sampled_from([
     b"http://localhost", b"null", b"\xff\xfe", b"99999999999999999999", b"-1",
 ]))  # fmt: skip
 NOBODY = Tokens(((b"0" * 32, "nobody"),))
+BAD_HABITS = ("/raise", "/silent", "/break")
+"""Paths of the app that have tests of their own."""
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    path=st.one_of(st.text(max_size=40).map("/{}".format), st.sampled_from(["/login", "/streams", "/logout", "*", ""])),
+    path=st.one_of(st.text(max_size=40).map("/{}".format).filter(lambda path: path not in BAD_HABITS),
+                   st.sampled_from(["/login", "/streams", "/logout", "*", ""])),
     query=st.one_of(st.binary(max_size=60), st.just(f"token={TOKEN}".encode())),
     headers=st.lists(st.tuples(names, values), max_size=6),
     method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS", "PUT"]),
     body=st.binary(max_size=80),
     tokens=st.sampled_from([Tokens(), NOBODY]),
 )
+@example(path="/streams", query=b"", headers=[(b"host", b"localhost")], method="POST", body=b"", tokens=Tokens())
 def test_whatever_is_asked_is_answered(path, query, headers, method, body, tokens):
     """One answer, begun and ended, of a status that means something; without a known token nothing reaches the app."""
     asked = {"path": path, "query_string": query, "headers": headers, "method": method, "body": body}

@@ -43,7 +43,8 @@ def test_the_oldest_makes_room_for_fresher_results(bench):
 
 
 def test_a_fast_camera_takes_nothing_from_a_slow_one(bench):
-    """Beside one of 60 frames/s, one of 4 frames/s loses none: frames are dealt out evenly."""
+    """Beside one of 60 frames/s, one of 4 frames/s loses none: frames are dealt out evenly. Dealt out as they come, it
+    would get 1.8 a second. Its queue holds what a machine that stands still for a second leaves behind."""
     from pipelines.plan_live import SimulatedCamera
     from pipelines.serving.streams import Opening, StreamSpec
 
@@ -52,8 +53,8 @@ def test_a_fast_camera_takes_nothing_from_a_slow_one(bench):
         lambda spec, queue: SimulatedCamera("fast", bench.clip, 60.0, 0.0, queue),
     )
     try:
-        slow = run_cameras(bench, 1, 4.0, seconds=2.5, warm_s=0.5, queue=QUEUE)
-        assert slow.dropped == 0 and slow.fps_out > 0
+        slow = run_cameras(bench, 1, 4.0, seconds=2.5, warm_s=0.5, queue=6)
+        assert slow.dropped == 0 and slow.fps_out > slow.fps_in / 2
         assert sum(fast.status()["frames"]["dropped"].values()) > 0
     finally:
         bench.engine.remove("fast")

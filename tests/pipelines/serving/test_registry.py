@@ -149,6 +149,29 @@ def test_removed_stream_is_dropped_by_its_owner_and_a_new_one_of_its_name_is_ope
     assert [opening.spec.created_at for opening in orders.openings] == [2.0]
 
 
+def test_a_stream_begins_where_one_of_its_name_is_not_closed_yet() -> None:
+    """Its owner has one stream more than the other, which is taken once the owner has spoken without it, or is dead."""
+    for heard, owner in (("it is there", "a"), ("it is closed", "b"), ("dead", "b")):
+        scene = Scene()
+        scene.sync("a")
+        scene.sync("b")
+        for name in ("x", "gone", "other"):
+            scene.registry.register(spec(name))
+        assert scene.owners() == {"x": "a", "gone": "b", "other": "a"}
+        scene.registry.remove("gone")
+        scene.sync("b")
+        scene.sync("a", told(spec("x")), told(spec("other")))
+        scene.registry.remove("x")
+        if heard == "dead":
+            scene.now += 3.0
+            scene.dead.add("actor of a")
+        else:
+            scene.sync("a", told(spec("other")), *[told(spec("x"))] * (heard == "it is there"))
+        scene.sync("b")
+        scene.registry.register(spec("x", 2.0))
+        assert scene.owners()["x"] == owner, heard
+
+
 def test_a_stream_does_not_come_back_when_another_of_its_name_came_and_went_meanwhile() -> None:
     """Its owner, which is asked twice a second, speaks of the first one after the second was removed."""
     scene = Scene()
