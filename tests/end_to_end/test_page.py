@@ -188,8 +188,9 @@ def test_another_stream_of_the_name_is_followed(shown):
     page, played, _ = shown(status("door"), path="/#/camera/door")
     page.until("document.querySelectorAll('#timeline-rows tr').length > 2")
     before = len(played.asked_after)
-    seen = [{"track_id": 998, "category": "unsure", "score": 0.4}, {"track_id": 999, "category": "another", "score": 0.5}]
-    played.frames["door"] = [(recording(11)[0][0], seen)]
+    told = [{"track_id": id, "category": name, "score": score} for id, name, score in
+            ((998, "unsure", 0.4), (999, "another", 0.5))]  # fmt: skip
+    played.frames["door"] = [(recording(11)[0][0], told)]
     played.statuses[0] |= {"started_at": played.statuses[0]["started_at"] + 60}
     until(lambda: len(played.asked_after) > before and len(played.open_sockets) == 1)
     page.until("document.getElementById('timeline-rows').textContent.includes('another')")
