@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -23,6 +24,7 @@ from pipelines.config import CHECKOUT
 from pipelines.local import usable_cpus
 
 CONNECT_TIMEOUT_S = 5.0
+START_TRIES = 3
 
 
 @contextmanager
@@ -59,10 +61,23 @@ def _connect(address: str | None) -> None:
     try:
         if colon and port.isdecimal():  # Ray itself tries for minutes
             socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-        ray.init(address=address or "local", **options)
-    except (OSError, ValueError, RuntimeError) as error:
+        init_ray(address=address or "local", **options)
+    except Exception as error:  # that of a node which was not there in time is of no other class
         failed = f"the Ray cluster at '{address}' cannot be reached" if address else "Ray cannot be started here"
         raise GraphError(f"{failed}: {' '.join(str(error).split())}") from error
+
+
+def init_ray(**options: Any) -> None:
+    """`ray.init(**options)`, again where its node was not there in time: Ray allows it half a minute, on a busy machine
+    too. What such a try has started ends with this process. Raises what Ray raises."""
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
 
 
 @contextmanager

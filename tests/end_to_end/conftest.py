@@ -27,7 +27,7 @@ def maskstream() -> Command:
     """
 
     def call(
-        *arguments: object, timeout: float = 120, cwd: Path = ROOT, afresh: bool = False
+        *arguments: object, timeout: float = 300, cwd: Path = ROOT, afresh: bool = False
     ) -> subprocess.CompletedProcess:
         words, environment = list(map(str, arguments)), {**os.environ, "COLUMNS": "200", "PYTHONPATH": str(ROOT)}
         if not afresh:

@@ -3,7 +3,9 @@ one; two jobs, and cameras."""
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import shutil
 import signal
 import socket
@@ -96,12 +98,14 @@ def installed(folder: Path) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
+    """Below those that systems give to whoever asks for any: clusters of other tests, which ask all the time, would
+    have taken one of them before this one's binds it."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randint(20_000, 30_000)
+        with socket.socket() as one:
+            if port not in ports and one.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED:
+                ports.append(port)
     return ports
 
 

@@ -38,7 +38,8 @@ given = json.loads(sys.argv[1])
 run = Path(given["run"])
 
 def step():
-    lines = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    text = (run / "metrics.jsonl").read_text() if (run / "metrics.jsonl").exists() else ""
+    lines = text.rpartition("\\n")[0].splitlines()                # the last one may be being written
     return max([json.loads(line)["step"] for line in lines], default=0)
 
 def notices():

@@ -24,7 +24,7 @@ SCENARIO = Scenario(
     nodes=Nodes(count=1, cpus=2, store_mb=80),
     blows=(Blow(kind="process", every=1000, first=60),),
     delays=(Delay(stage="total", every=4, seconds=0.01),),
-    limits=Limits(recovery_s=300),                           # a machine that runs tests may be busy
+    limits=Limits(recovery_s=300, settle_s=120),             # a machine that runs tests may be busy
 )
 SOURCES = [source("a", length=70), source("b", length=50), source("c", "fault", length=40)]
 

@@ -30,7 +30,7 @@ QUICK = {
     "worker_niceness": 0,
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
+    "health_check_timeout_ms": 10_000,  # of a node that is there; of one that is gone there is an answer at once
     "health_check_failure_threshold": 4,
 }
 """Ray's own settings find out after half a minute that a node is gone."""

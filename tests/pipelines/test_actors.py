@@ -21,6 +21,7 @@ from pipelines.local import run_local
 from pipelines.networks import read_network
 from pipelines.placement import Batching, Placement, Recovery
 from pipelines.stages import STAGES
+from tests.conftest import TIMEOUT_S
 from tests.pipelines.contract import plain
 from tests.pipelines.real_cluster import assert_nothing_is_left, killed_at, objects, stream_of, workers
 from tests.pipelines.small_stages import graph, source
@@ -89,6 +90,6 @@ def test_memory_is_flat_over_twenty_thousand_frames():
 def test_a_node_that_is_lost_costs_no_frame(tmp_path):
     """In a process of its own: a cluster of several nodes cannot be had beside another one."""
     program = [sys.executable, "-m", "tests.pipelines.lost_node", str(tmp_path / "told")]
-    done = subprocess.run(program, cwd=CHECKOUT, timeout=110, capture_output=True, text=True)
+    done = subprocess.run(program, cwd=CHECKOUT, timeout=TIMEOUT_S - 10, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "told").read_text() == "equal rewound blameless"

@@ -35,7 +35,7 @@ def served(in_time: None) -> Iterator[Served]:
         played = Recorded(*statuses)
         running = serving(played, config)
         server = running.__enter__()
-        client = Client(server.address + "/", token, timeout_s=5)
+        client = Client(server.address + "/", token, timeout_s=30)
         ended.extend([running, client])
         return client, played, server
 
@@ -176,6 +176,7 @@ def test_push_goes_on_after_a_cut(served):
     def frames() -> Iterator[bytes]:
         for n in range(6):
             if n == 3:
+                until(lambda: len(played.pushed.get("phone", ())) >= 2)     # what was on its way is lost
                 server.stop()
                 server.start()
             yield b"frame %d" % n
@@ -219,13 +220,18 @@ def test_tokens(served, tmp_path):
                 next(other.tracks("door"))
 
 
+def removed_after(played: Recorded, records: int) -> None:
+    until(lambda: played.records_sent >= records)
+    played.statuses.clear()
+
+
 def test_the_documents_examples(served, tmp_path, monkeypatch, capsys):
     """docs/live.md as it stands, but for the address; its last three need a webcam, Kafka and a hook elsewhere: they
     compile."""
     client, played, server = served()
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "live.md").read_text(), re.S)
     first, second, *others = (block.replace("http://127.0.0.1:8000", server.address) for block in blocks)
-    threading.Timer(1.0, played.statuses.clear).start()
+    threading.Thread(target=removed_after, args=(played, 6), daemon=True).start()
     names: dict[str, object] = {"frames": [np.zeros((4, 4, 3), np.uint8)] * 2, "chunks": iter([b"\0\0\0\1", b"gH"])}
     exec(first, names)                                              # ends when the stream is removed
     labels = {line.split()[2] for line in capsys.readouterr().out.splitlines()}
@@ -241,5 +247,5 @@ def test_the_documents_examples(served, tmp_path, monkeypatch, capsys):
 
 def test_needs_neither_torch_nor_ray():
     script = "import sys, pipelines.client; print([name for name in ('torch', 'ray', 'av') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == "[]", done.stderr

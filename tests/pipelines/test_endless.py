@@ -112,7 +112,7 @@ def known_names(root: Any) -> set[str]:
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_of_a_stream_that_is_over_nothing_is_known(tmp_path, prefetch):
     """All that the run holds is searched for names while one stream goes on: of healthy, damaged and failed ones."""
-    lengths = [63, *[3] * 11]
+    lengths = [300, *[3] * 11]
     videos = [write_video(tmp_path / f"v{i}.mp4", count=n, options=FAST) for i, n in enumerate(lengths)]
     videos[3].write_bytes(videos[3].read_bytes()[:-700])
     videos[5].write_bytes(b"")
@@ -123,8 +123,10 @@ def test_of_a_stream_that_is_over_nothing_is_known(tmp_path, prefetch):
     for result in results:
         if isinstance(result, StreamEnd):
             ended.append((result.stream, result.fatal))
-        elif result.info.stream == "stream 0" and result.info.index == 50:
-            break
+        elif result.info.stream == "stream 0" and result.info.index >= 50:
+            if len(ended) == 11:
+                break
+            threading.Event().wait(0.05)        # threads that decode the others ahead are late on a busy machine
     assert [name for name, _ in ended] and {name for name, fatal in ended if fatal} >= {"stream 5", "stream 7"}
     assert len(ended) == 11, "all but the first are to be over by then"
     known = known_names(results)

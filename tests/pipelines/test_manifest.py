@@ -149,7 +149,7 @@ def test_a_killed_run_leaves_no_lock(folder):
     code = "import os, sys; from pathlib import Path; from pipelines.manifest import Manifest; " \
            "Manifest(Path(sys.argv[1]), {'graph': 'g', 'network': 'n'}); os.kill(os.getpid(), 9)"  # fmt: skip
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=root, timeout=60, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], cwd=root, timeout=300, capture_output=True)
     assert done.returncode == -9, done.stderr
     Manifest(folder, MARK).close()
 

@@ -69,7 +69,7 @@ def test_a_poison_frame_ends_its_stream_and_no_other():
 
 def test_a_slow_stream_holds_no_other_up():
     groups = [{"stages": ALL[:3], "num_cpus": 1}, {"stages": ["total"], "replicas": 2, "num_cpus": 1}]
-    slow = graph(groups, {"streams": 2, "frames": 4}, total={"slow_s": 0.05})
+    slow = graph(groups, {"streams": 2, "frames": 4}, total={"slow_s": 0.25})
     results = run_actors(slow, [source("slow", length=400), source("quick", length=200)], CPU)
     came = {"slow": 0, "quick": 0}
     for result in results:
