@@ -371,7 +371,6 @@ def test_everybody_else_is_still_served(server, pushed):
         record = json.loads(results.recv(PATIENCE_S))
         assert record["stream"] == pushed and isinstance(record["instances"], list)
 
-
     def told() -> dict[str, Any] | None:                    # replicas tell of their streams twice a second
         (status,) = server.ask("GET", "/streams").json()["streams"]
         counts = status["frames"]
