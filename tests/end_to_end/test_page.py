@@ -185,11 +185,13 @@ def test_a_cut_stream_of_tracks_is_taken_up_again(shown):
 
 def test_another_stream_of_the_name_is_followed(shown):
     """A camera was removed and added again between two looks of the page. Only tracks that are drawn have a row."""
-    page, played, _ = shown(status("door"), path="/#/camera/door")
+    page, played, _ = shown(status("door", min_score=0.85), path="/#/camera/door")
     page.until("document.querySelectorAll('#timeline-rows tr').length > 2")
+    lowest = "Math.min(...[...document.querySelectorAll('#timeline-rows tr')].map((row) => +row.cells[2].textContent))"
+    assert page.value(lowest) >= 0.85
     before = len(played.asked_after)
     told = [{"track_id": id, "category": name, "score": score} for id, name, score in
-            ((998, "unsure", 0.4), (999, "another", 0.5))]  # fmt: skip
+            ((998, "unsure", 0.84), (999, "another", 0.85))]  # fmt: skip
     played.frames["door"] = [(recording(11)[0][0], told)]
     played.statuses[0] |= {"started_at": played.statuses[0]["started_at"] + 60}
     until(lambda: len(played.asked_after) > before and len(played.open_sockets) == 1)

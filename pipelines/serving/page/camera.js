@@ -113,7 +113,8 @@ export class Camera {
     while (!over.aborted) {
       const code = await records(socketAddress(streamPath(id, "/tracks")), over, (record) => {
         wait = SHORTEST_RETRY_MS;
-        history.add(record, number(this.#status?.min_score) ?? 0);
+        // before the first status nobody knows which tracks are drawn
+        if (this.#status !== null) history.add(record, number(this.#status.min_score) ?? 0);
         say(note, "");
       });
       if (over.aborted) return;
