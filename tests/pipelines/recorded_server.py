@@ -201,9 +201,14 @@ def _add_sockets(app: FastAPI, played: Recorded) -> None:
         left, played.records_before_cut = played.records_before_cut, None
         played.sockets[connection := object()] = id
         try:
+            last = -1
             while played.of(id) is not None and left != 0:
                 now = time.time()
-                record = {"stream": id, "frame": int(now * 12), "captured_at": now - 0.08, "latency_ms": 80.0,
+                if int(now * 12) <= last:       # it woke up early after a late one
+                    await asyncio.sleep(1 / 120)
+                    continue
+                last = int(now * 12)
+                record = {"stream": id, "frame": last, "captured_at": now - 0.08, "latency_ms": 80.0,
                           "instances": played.frame(id)[1], "dropped": {}}  # fmt: skip
                 await websocket.send_text(json.dumps(record))
                 played.records_sent += 1
