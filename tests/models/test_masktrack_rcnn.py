@@ -116,7 +116,7 @@ def test_batch_of_two_equals_two_of_one():
     for b in (0, 1):
         alone = said(network, pictures[b : b + 1])
         for together, single in zip(everything(network, both, b), everything(network, alone, 0), strict=True):
-            assert together.shape == single.shape and torch.allclose(together, single, atol=5e-3)
+            assert together.shape == single.shape and torch.allclose(together, single, atol=1e-3)
 
 
 def test_an_image_does_not_see_its_batch_mates():
