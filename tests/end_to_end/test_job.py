@@ -3,12 +3,9 @@ one; two jobs, and cameras."""
 
 from __future__ import annotations
 
-import errno
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +23,7 @@ from operators.shapes import PRESETS, write_videos
 from operators.weights import read_weights
 from pipelines.client import Client
 from pipelines.config import load_yaml
+from tests.end_to_end.ports import free_port, free_ports
 from tests.trainers.small_runs import ROOT, write_run
 from trainers.curves import read_metrics
 
@@ -95,18 +93,6 @@ def installed(folder: Path) -> Path:
     script.write_text(f"#!{BIN / 'python'}\nimport sys\nfrom pipelines.cli import main\nsys.exit(main())\n")
     script.chmod(0o755)
     return folder
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that systems give to whoever asks for any: clusters of other tests, which ask all the time, would
-    have taken one of them before this one's binds it."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randint(20_000, 30_000)
-        with socket.socket() as one:
-            if port not in ports and one.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED:
-                ports.append(port)
-    return ports
 
 
 def started(environment: dict[str, str], *options: str) -> subprocess.Popen:
@@ -186,7 +172,7 @@ def test_a_job_that_wants_more_than_there_is_fails_with_one_sentence(two_nodes, 
 def test_cameras_are_deployed_on_machines_without_the_code(two_nodes, tmp_path):
     """It travels as a zip that the file names; `serve status` and `serve shutdown` know nothing of it."""
     (video,) = write_videos(tmp_path, replace(PRESETS["medium"], width=128, height=96, num_frames=24), 34, num_clips=1)
-    (port,) = free_ports(1)
+    port = free_port()
     deployment = load_yaml(ROOT / "configs/deployments/live.yaml")
     (app,) = deployment["applications"]
     deployment["http_options"]["port"] = port

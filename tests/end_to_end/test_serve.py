@@ -6,14 +6,12 @@ import asyncio
 import io
 import json
 import os
-import random
 import signal
-import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from pipelines.local import run_local
 from pipelines.networks import read_checkpoint, read_network
 from pipelines.stages import STAGES
 from tests.end_to_end.page_journey import client_journey, page_journey
+from tests.end_to_end.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -135,15 +134,6 @@ def graph_file(path: Path, *placement: dict[str, Any]) -> Path:
     graph |= {"placement": list(placement), "recovery": {"snapshot_every": 4}}
     path.write_text(yaml.safe_dump(graph, sort_keys=False))
     return path
-
-
-def free_port() -> int:
-    """Below those that the kernel gives to whoever connects: it is used seconds later, and connections come and go."""
-    for port in random.sample(range(20_000, 32_000), 1000):
-        with closing(socket.socket()) as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("a thousand ports are taken")
 
 
 def plain(line: str | bytes) -> dict[str, Any]:

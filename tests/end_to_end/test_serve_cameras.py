@@ -24,7 +24,8 @@ from PIL import Image
 from operators.shapes import PRESETS, write_videos
 from pipelines.client import Client, DamagedVideo, ServerError
 from pipelines.config import load_yaml, resolve
-from tests.end_to_end.test_serve import PATIENCE_S, adds_up, eventually, free_port, graph_file, plain
+from tests.end_to_end.ports import free_port
+from tests.end_to_end.test_serve import PATIENCE_S, adds_up, eventually, graph_file, plain
 from tests.operators.live.real_rtsp import RealRtsp
 from tests.operators.live.servers import Tcp, endless, pieces
 

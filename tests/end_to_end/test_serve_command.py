@@ -20,8 +20,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from operators.shapes import PRESETS, write_videos
+from tests.end_to_end.ports import free_port
 from tests.end_to_end.test_chaos import children
-from tests.end_to_end.test_serve import eventually, free_port
+from tests.end_to_end.test_serve import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,8 @@ from urllib3.exceptions import ProtocolError
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.end_to_end.test_serve import eventually, free_port
+from tests.end_to_end.ports import free_port
+from tests.end_to_end.test_serve import eventually
 
 pytestmark = pytest.mark.slow
 
